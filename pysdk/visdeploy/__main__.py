@@ -1,0 +1,3 @@
+from visdeploy.cli import main
+
+main()

@@ -1,0 +1,33 @@
+"""The exceptions that visdeploy raises; every message names the argument, what was expected and what came."""
+
+
+class VisdeployError(Exception):
+    """Base of every error that visdeploy raises on purpose."""
+
+
+class InputError(VisdeployError, ValueError):
+    """An argument, an image or a data folder is not what the call takes."""
+
+
+class BundleError(VisdeployError):
+    """A bundle is damaged, tampered with, too new, or not a bundle."""
+
+
+class EngineError(VisdeployError):
+    """An engine refused a model, or failed while running it."""
+
+
+class UnsupportedError(EngineError):
+    """The engine works, but not with this model, precision or device."""
+
+
+class CudaError(EngineError):
+    """A CUDA call failed."""
+
+
+class MissingDependencyError(VisdeployError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class CheckFailedError(VisdeployError):
+    """A check ran to its end and the answer is no: parity drifted, or a gate was missed."""
