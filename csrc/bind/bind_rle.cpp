@@ -1,0 +1,177 @@
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "bind/bind.h"
+#include "core/error.h"
+#include "ops/rle.h"
+#include "ops/semantic_map.h"
+
+namespace visdeploy::bind {
+namespace {
+
+py::array zeros(const std::vector<std::int64_t>& shape, const char* dtype) {
+  // Not py::array(shape): these pages are zero without being touched.
+  return py::module_::import("numpy").attr("zeros")(py::cast(shape), dtype);
+}
+
+std::vector<std::string> to_strings(const std::vector<Rle>& rles) {
+  std::vector<std::string> strings;
+  strings.reserve(rles.size());
+  for (const Rle& rle : rles) strings.push_back(to_string(rle));
+  return strings;
+}
+
+py::dict to_python(const std::string& counts, std::int64_t height, std::int64_t width) {
+  py::dict dict;
+  dict["size"] = std::vector{height, width};
+  dict["counts"] = py::bytes(counts);
+  return dict;
+}
+
+py::list to_python(const std::vector<Rle>& rles, const std::vector<std::string>& strings) {
+  py::list list;
+  for (std::size_t i = 0; i < rles.size(); ++i) list.append(to_python(strings[i], rles[i].height, rles[i].width));
+  return list;
+}
+
+std::int64_t integer(const py::handle& value, const char* what) {
+  int overflow = 0;
+  const py::object number = py::reinterpret_steal<py::object>(PyNumber_Long(value.ptr()));
+  if (!number) throw py::error_already_set();
+  const std::int64_t result = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+  VD_CHECK(overflow == 0, "[rle] ", what, ": expected a number of at most 64 bits");
+  return result;
+}
+
+// Raises what pycocotools does where it raises: TypeError for another kind of object, KeyError for a missing key.
+Rle from_python(const py::handle& object) {
+  if (!py::isinstance<py::dict>(object)) {
+    throw py::type_error(
+        message("[rle] expected a dict with 'size' and 'counts', got ", Py_TYPE(object.ptr())->tp_name));
+  }
+  const py::object size = object["size"], counts = object["counts"];
+  VD_CHECK(py::isinstance<py::sequence>(size) && py::len(size) == 2, "[rle] size: expected [height, width]");
+  const std::int64_t height = integer(size[py::int_(0)], "size"), width = integer(size[py::int_(1)], "size");
+  if (py::isinstance<py::bytes>(counts) || py::isinstance<py::str>(counts)) {
+    return parse(counts.cast<std::string>(), height, width);
+  }
+  if (!py::isinstance<py::list>(counts) && !py::isinstance<py::tuple>(counts) && !py::isinstance<py::array>(counts)) {
+    throw py::type_error(
+        message("[rle] counts: expected bytes, str or a list of numbers, got ", Py_TYPE(counts.ptr())->tp_name));
+  }
+  std::vector<std::int64_t> numbers;
+  for (const py::handle& count : counts) numbers.push_back(integer(count, "counts"));
+  return parse(std::move(numbers), height, width);
+}
+
+std::vector<Rle> from_python(const py::list& objects) {
+  std::vector<Rle> rles;
+  rles.reserve(objects.size());
+  for (const py::handle& object : objects) rles.push_back(from_python(object));
+  return rles;
+}
+
+py::list encode(const py::array& mask, int axis, int num_threads) {
+  const Tensor tensor = view(mask);
+  std::vector<Rle> rles;
+  std::vector<std::string> strings;
+  {
+    const py::gil_scoped_release release;
+    rles = visdeploy::encode(tensor, axis, num_threads);
+    strings = to_strings(rles);
+  }
+  return to_python(rles, strings);
+}
+
+py::list encode_logits(const py::array& logits, std::optional<Size> size, float threshold, std::optional<Size> valid,
+                       int num_threads) {
+  const Tensor tensor = view(logits);
+  std::vector<Rle> rles;
+  std::vector<std::string> strings;
+  {
+    const py::gil_scoped_release release;
+    rles = visdeploy::encode_logits(tensor, {size, valid, threshold}, num_threads);
+    strings = to_strings(rles);
+  }
+  return to_python(rles, strings);
+}
+
+py::array decode(const py::list& objects, bool rows, int num_threads) {
+  const std::vector<Rle> rles = from_python(objects);
+  const std::int64_t height = rles.empty() ? 0 : rles[0].height, width = rles.empty() ? 0 : rles[0].width;
+  check_decode(rles);
+  const auto n = static_cast<std::int64_t>(rles.size());
+  py::array out = zeros(rows ? std::vector{n, height, width} : std::vector{n, width, height}, "uint8");
+  auto* data = static_cast<std::uint8_t*>(out.mutable_data());
+  {
+    const py::gil_scoped_release release;
+    visdeploy::decode(rles, rows ? Order::kRow : Order::kColumn, data, num_threads);
+  }
+  return out;
+}
+
+py::array area(const py::list& objects) {
+  py::array_t<std::uint64_t> out(static_cast<py::ssize_t>(objects.size()));
+  std::uint64_t* areas = out.mutable_data();
+  for (const Rle& rle : from_python(objects)) *areas++ = static_cast<std::uint64_t>(visdeploy::area(rle));
+  return out;
+}
+
+py::array to_bbox(const py::list& objects) {
+  py::array_t<double> out({static_cast<py::ssize_t>(objects.size()), py::ssize_t{4}});
+  double* box = out.mutable_data();
+  for (const Rle& rle : from_python(objects)) {
+    visdeploy::to_bbox(rle, box);
+    box += 4;
+  }
+  return out;
+}
+
+std::string to_kaggle(const py::object& object, bool rows, std::int64_t base) {
+  const Rle rle = from_python(object);
+  const py::gil_scoped_release release;
+  return visdeploy::to_kaggle(rle, rows ? Order::kRow : Order::kColumn, base);
+}
+
+py::dict from_kaggle(const std::string& text, Size shape, bool rows, std::int64_t base) {
+  std::string counts;
+  {
+    const py::gil_scoped_release release;
+    counts =
+        to_string(visdeploy::from_kaggle(text, shape.first, shape.second, rows ? Order::kRow : Order::kColumn, base));
+  }
+  return to_python(counts, shape.first, shape.second);
+}
+
+py::tuple semantic_map(const py::array& logits, Size size, std::optional<Size> valid) {
+  const Tensor tensor = view(logits);
+  check_size("semantic_map", size);
+  py::array_t<std::uint8_t> map({size.first, size.second});
+  std::uint8_t* data = map.mutable_data();
+  SemanticMap result;
+  std::vector<std::string> strings;
+  {
+    const py::gil_scoped_release release;
+    result = visdeploy::semantic_map(tensor, size, valid, data);
+    strings = to_strings(result.rles);
+  }
+  const py::array_t<std::int64_t> areas(static_cast<py::ssize_t>(result.areas.size()), result.areas.data());
+  return py::make_tuple(map, areas, to_python(result.rles, strings));
+}
+
+}  // namespace
+
+void register_rle(py::module_& module) {
+  module.def("encode", &encode, py::arg("mask"), py::arg("axis"), py::arg("num_threads"));
+  module.def("encode_logits", &encode_logits, py::arg("logits"), py::arg("size"), py::arg("threshold"),
+             py::arg("valid"), py::arg("num_threads"));
+  module.def("decode", &decode, py::arg("rles"), py::arg("rows"), py::arg("num_threads"));
+  module.def("area", &area, py::arg("rles"));
+  module.def("to_bbox", &to_bbox, py::arg("rles"));
+  module.def("to_kaggle", &to_kaggle, py::arg("rle"), py::arg("rows"), py::arg("base"));
+  module.def("from_kaggle", &from_kaggle, py::arg("text"), py::arg("shape"), py::arg("rows"), py::arg("base"));
+  module.def("semantic_map", &semantic_map, py::arg("logits"), py::arg("size"), py::arg("valid"));
+}
+
+}  // namespace visdeploy::bind

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace visdeploy {
+
+enum class DType { kBool, kUint8, kInt64, kFloat16, kFloat32, kFloat64, kOther };
+
+inline const char* name(DType dtype) {
+  switch (dtype) {
+    case DType::kBool:
+      return "bool";
+    case DType::kUint8:
+      return "uint8";
+    case DType::kInt64:
+      return "int64";
+    case DType::kFloat16:
+      return "float16";
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kOther:
+      break;
+  }
+  return "another dtype";
+}
+
+// A read-only view of somebody else's memory. Strides are in bytes and may be zero or negative.
+struct Tensor {
+  const void* data;
+  std::vector<std::int64_t> shape;
+  std::vector<std::int64_t> strides;
+  DType dtype;
+
+  int rank() const { return static_cast<int>(shape.size()); }
+
+  template <class T>
+  const T* at(std::int64_t byte_offset) const {
+    return reinterpret_cast<const T*>(static_cast<const std::byte*>(data) + byte_offset);
+  }
+
+  // The view at `index` along `axis`, one dimension lower.
+  Tensor select(int axis, std::int64_t index) const {
+    Tensor view = *this;
+    view.data = at<std::byte>(index * strides[static_cast<std::size_t>(axis)]);
+    view.shape.erase(view.shape.begin() + axis);
+    view.strides.erase(view.strides.begin() + axis);
+    return view;
+  }
+
+  // "(4, 3)"
+  std::string shape_text() const {
+    std::string text = "(";
+    for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+    return text + (rank() == 1 ? ",)" : ")");
+  }
+};
+
+}  // namespace visdeploy

@@ -1,0 +1,73 @@
+#include "ops/rle.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/parallel.h"
+
+namespace visdeploy {
+
+std::vector<Rle> encode(const Tensor& masks, int axis, int num_threads) {
+  const int rank = masks.rank();
+  VD_CHECK(masks.dtype == DType::kUint8 || masks.dtype == DType::kBool, "[encode] mask: expected uint8 or bool, got ",
+           name(masks.dtype));
+  VD_CHECK(rank == 2 || rank == 3, "[encode] mask: expected 2-D or 3-D, got ", rank, "-D");
+  VD_CHECK(axis == 0 || axis == -1, "[encode] axis: expected 0 or -1, got ", axis);
+  const int items_axis = axis == 0 ? 0 : rank - 1;
+  const std::int64_t n = rank == 3 ? masks.shape[static_cast<std::size_t>(items_axis)] : 1;
+  std::vector<Rle> rles(static_cast<std::size_t>(n));
+  if (n == 0) return rles;
+  const Tensor first = rank == 3 ? masks.select(items_axis, 0) : masks;
+  VD_CHECK(first.shape[0] * first.shape[1] <= kMaxPixels, "[encode] mask: at most ", kMaxPixels, " pixels, got shape ",
+           masks.shape_text());
+  parallel_for(n, num_threads, [&](std::int64_t i) {
+    rles[static_cast<std::size_t>(i)] = cpu::encode(rank == 3 ? masks.select(items_axis, i) : masks);
+  });
+  return rles;
+}
+
+void check_decode(const std::vector<Rle>& rles) {
+  for (const Rle& rle : rles) {
+    VD_CHECK(rle.pixels() <= kMaxPixels, "[decode] size: at most ", kMaxPixels, " pixels, got [", rle.height, ", ",
+             rle.width, "]");
+    VD_CHECK(rle.height == rles[0].height && rle.width == rles[0].width,
+             "[decode] size: expected the same for all, got [", rles[0].height, ", ", rles[0].width, "] and [",
+             rle.height, ", ", rle.width, "]");
+  }
+}
+
+void decode(const std::vector<Rle>& rles, Order order, std::uint8_t* out, int num_threads) {
+  check_decode(rles);
+  parallel_for(static_cast<std::int64_t>(rles.size()), num_threads, [&](std::int64_t i) {
+    const Rle& rle = rles[static_cast<std::size_t>(i)];
+    cpu::decode(rle, order, out + i * rle.pixels());
+  });
+}
+
+std::int64_t area(const Rle& rle) {
+  std::int64_t sum = 0;
+  for (std::size_t i = 1; i < rle.counts.size(); i += 2) sum += rle.counts[i];
+  return sum;
+}
+
+void to_bbox(const Rle& rle, double* xywh) {
+  std::int64_t left = rle.width, top = rle.height, right = -1, bottom = -1, position = 0;
+  for (std::size_t i = 0; i < rle.counts.size(); ++i) {
+    const std::int64_t begin = position, count = rle.counts[i];
+    position += count;
+    if (i % 2 == 0 || count == 0) continue;
+    const std::int64_t last = position - 1, first_x = begin / rle.height, last_x = last / rle.height;
+    const bool spans_columns = first_x < last_x;
+    left = std::min(left, first_x);
+    right = std::max(right, last_x);
+    top = std::min(top, spans_columns ? 0 : begin % rle.height);
+    bottom = std::max(bottom, spans_columns ? rle.height - 1 : last % rle.height);
+  }
+  const bool empty = right < 0;
+  xywh[0] = empty ? 0 : static_cast<double>(left);
+  xywh[1] = empty ? 0 : static_cast<double>(top);
+  xywh[2] = empty ? 0 : static_cast<double>(right - left + 1);
+  xywh[3] = empty ? 0 : static_cast<double>(bottom - top + 1);
+}
+
+}  // namespace visdeploy

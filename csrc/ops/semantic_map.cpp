@@ -1,0 +1,63 @@
+#include "ops/semantic_map.h"
+
+#include "core/error.h"
+#include "core/parallel.h"
+
+namespace visdeploy {
+namespace {
+
+// Cuts the two last axes of the logits to their valid part.
+Tensor crop(const char* op, Tensor logits, const std::optional<Size>& valid) {
+  const auto rank = logits.shape.size();
+  std::int64_t& height = logits.shape[rank - 2];
+  std::int64_t& width = logits.shape[rank - 1];
+  if (valid) {
+    VD_CHECK(valid->first >= 1 && valid->second >= 1 && valid->first <= height && valid->second <= width, "[", op,
+             "] valid: expected 1 to (", height, ", ", width, "), got (", valid->first, ", ", valid->second, ")");
+    height = valid->first;
+    width = valid->second;
+  }
+  VD_CHECK(height >= 1 && width >= 1, "[", op, "] logits: expected at least one pixel, got shape ",
+           logits.shape_text());
+  check_size(op, {height, width});
+  return logits;
+}
+
+}  // namespace
+
+void check_size(const char* op, const Size& size) {
+  constexpr std::int64_t kMaxSide = 1 << 20;
+  const auto [height, width] = size;
+  VD_CHECK(height >= 1 && width >= 1 && height <= kMaxSide && width <= kMaxSide && height * width <= kMaxPixels, "[",
+           op, "] size: expected sides of 1 to ", kMaxSide, " and at most ", kMaxPixels, " pixels, got (", height, ", ",
+           width, ")");
+}
+
+std::vector<Rle> encode_logits(const Tensor& logits, const LogitsOptions& options, int num_threads) {
+  const int rank = logits.rank();
+  VD_CHECK(logits.dtype == DType::kFloat32, "[encode_logits] logits: expected float32, got ", name(logits.dtype));
+  VD_CHECK(rank == 2 || rank == 3, "[encode_logits] logits: expected (h, w) or (N, h, w), got shape ",
+           logits.shape_text());
+  const std::int64_t n = rank == 3 ? logits.shape[0] : 1;
+  const Tensor used = crop("encode_logits", logits, options.valid);
+  const auto last = static_cast<std::size_t>(rank - 1);
+  const Size size = options.size.value_or(Size{used.shape[last - 1], used.shape[last]});
+  check_size("encode_logits", size);
+  std::vector<Rle> rles(static_cast<std::size_t>(n));
+  parallel_for(n, num_threads, [&](std::int64_t i) {
+    rles[static_cast<std::size_t>(i)] =
+        cpu::encode_logits(rank == 3 ? used.select(0, i) : used, size, options.threshold);
+  });
+  return rles;
+}
+
+SemanticMap semantic_map(const Tensor& logits, Size size, std::optional<Size> valid, std::uint8_t* map) {
+  VD_CHECK(logits.dtype == DType::kFloat32, "[semantic_map] logits: expected float32, got ", name(logits.dtype));
+  VD_CHECK(logits.rank() == 3, "[semantic_map] logits: expected (C, h, w), got shape ", logits.shape_text());
+  VD_CHECK(logits.shape[0] >= 1 && logits.shape[0] <= 255, "[semantic_map] logits: expected 1 to 255 classes, got ",
+           logits.shape[0]);
+  check_size("semantic_map", size);
+  return cpu::semantic_map(crop("semantic_map", logits, valid), size, map);
+}
+
+}  // namespace visdeploy

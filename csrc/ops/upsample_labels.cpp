@@ -1,0 +1,173 @@
+#include "ops/upsample_labels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace visdeploy::cpu {
+namespace {
+
+// Infinities would make NaN of a neighbour with weight zero; a number this large wins and loses just the same.
+float finite(float value) {
+  constexpr float kLargest = std::numeric_limits<float>::max() / 2;
+  value = kLargest < value ? kLargest : value;
+  return value < -kLargest ? -kLargest : value;
+}
+
+}  // namespace
+
+Taps::Taps(std::int64_t source, std::int64_t target)
+    : low(static_cast<std::size_t>(target)), high(low.size()), weight(low.size()) {
+  const double scale = static_cast<double>(source) / static_cast<double>(target);
+  for (std::size_t i = 0; i < low.size(); ++i) {
+    const double centre = (static_cast<double>(i) + 0.5) * scale - 0.5;
+    const double at = std::clamp(centre, 0.0, static_cast<double>(source - 1));
+    low[i] = static_cast<std::int64_t>(at);
+    weight[i] = static_cast<float>(at - std::floor(at));
+    // A sample of weight zero is not looked at, so that a NaN in it does no harm.
+    high[i] = low[i] + (weight[i] > 0 ? 1 : 0);
+  }
+}
+
+LabelRows::LabelRows(const Tensor& logits, Size size, float floor, std::uint8_t first_label)
+    : logits_(logits),
+      classes_(logits.shape[0]),
+      source_width_(logits.shape[2]),
+      width_(size.second),
+      floor_(floor),
+      first_label_(first_label),
+      rows_(logits.shape[1], size.first),
+      columns_(source_width_, width_) {
+  const auto cells = static_cast<std::size_t>(source_width_);
+  for (std::int64_t x = 0, cell = 0; cell <= source_width_; ++cell) {
+    while (x < width_ && columns_.low[static_cast<std::size_t>(x)] < cell) ++x;
+    cell_begin_.push_back(x);
+  }
+  mixed_.assign(cells, 1);
+  was_mixed_ = mixed_;
+  for (SourceRow* row : {&low_, &high_}) {
+    row->values.resize(static_cast<std::size_t>(classes_) * cells);
+    row->wide.resize(static_cast<std::size_t>(classes_ * width_));
+    row->labels.resize(cells);
+  }
+}
+
+// Writes the label of columns begin to end, where value(c, x) is the logit of class c. In blocks that stay in cache.
+template <class Value>
+void LabelRows::label(std::int64_t begin, std::int64_t end, const Value& value, std::uint8_t* out) const {
+  if (classes_ == 1) {
+    const auto at = value(0, begin);
+    for (std::int64_t i = 0; i < end - begin; ++i) out[begin + i] = at(i) > floor_ ? first_label_ : std::uint8_t{0};
+    return;
+  }
+  constexpr std::int64_t kBlock = 256;
+  float best[kBlock];
+  std::int32_t winner[kBlock];
+  for (; begin < end; begin += kBlock) {
+    const std::int64_t n = std::min(kBlock, end - begin);
+    std::fill_n(best, n, floor_);
+    std::fill_n(winner, n, 0);
+    for (std::int64_t c = 0; c < classes_; ++c) {
+      const auto at = value(c, begin);
+      const auto label = static_cast<std::int32_t>(first_label_ + c);
+      // A mask, because GCC turns two choices on one condition into a branch, which it does not vectorise.
+      for (std::int64_t i = 0; i < n; ++i) {
+        const float v = at(i);
+        const std::int32_t wins = -static_cast<std::int32_t>(v > best[i]);
+        winner[i] = (label & wins) | (winner[i] & ~wins);
+        best[i] = v > best[i] ? v : best[i];
+      }
+    }
+    for (std::int64_t i = 0; i < n; ++i) out[begin + i] = static_cast<std::uint8_t>(winner[i]);
+  }
+}
+
+void LabelRows::read(SourceRow& row, std::int64_t index) const {
+  row.index = index;
+  for (std::int64_t c = 0; c < classes_; ++c) {
+    const auto* source = logits_.at<std::byte>(c * logits_.strides[0] + index * logits_.strides[1]);
+    float* values = row.values.data() + c * source_width_;
+    const auto copy = [&](std::int64_t step) {
+      for (std::int64_t x = 0; x < source_width_; ++x) {
+        float logit;
+        std::memcpy(&logit, source + x * step, sizeof(logit));
+        values[x] = finite(logit);
+      }
+    };
+    // The same loop twice, because the compiler vectorises a step that it knows.
+    logits_.strides[2] == sizeof(float) ? copy(sizeof(float)) : copy(logits_.strides[2]);
+  }
+  const auto value = [&](std::int64_t c, std::int64_t begin) {
+    const float* at = row.values.data() + c * source_width_ + begin;
+    return [at](std::int64_t i) { return at[i]; };
+  };
+  label(0, source_width_, value, row.labels.data());
+}
+
+// Fills row.wide inside the spans with the logits of the row at output columns.
+void LabelRows::stretch(SourceRow& row) const {
+  for (std::int64_t c = 0; c < classes_; ++c) {
+    const float* values = row.values.data() + c * source_width_;
+    float* wide = row.wide.data() + c * width_;
+    for (const Span& span : spans_) {
+      for (auto x = static_cast<std::size_t>(span.begin); x < static_cast<std::size_t>(span.end); ++x) {
+        const float w = columns_.weight[x];
+        wide[x] = values[columns_.low[x]] * (1 - w) + values[columns_.high[x]] * w;
+      }
+    }
+  }
+}
+
+// Makes (low, high) the current pair of source rows and finds the cells between them that need a closer look.
+void LabelRows::enter(std::int64_t low, std::int64_t high) {
+  if (low == high_.index) std::swap(low_, high_);
+  if (low != low_.index) read(low_, low);
+  if (high != high_.index) read(high_, high);
+
+  std::swap(mixed_, was_mixed_);
+  const std::uint8_t *a = low_.labels.data(), *b = high_.labels.data();
+  const std::int64_t last = source_width_ - 1;
+  for (std::int64_t c = 0; c < last; ++c) {
+    const int differences = (a[c] ^ a[c + 1]) | (a[c] ^ b[c]) | (b[c] ^ b[c + 1]);
+    mixed_[static_cast<std::size_t>(c)] = static_cast<std::uint8_t>(differences);
+  }
+  mixed_[static_cast<std::size_t>(last)] = a[last] ^ b[last];
+
+  spans_.clear();
+  for (auto cell = mixed_.begin(); cell != mixed_.end();) {
+    const auto begin = std::find_if(cell, mixed_.end(), [](std::uint8_t m) { return m != 0; });
+    cell = std::find(begin, mixed_.end(), 0);
+    const auto column = [&](auto c) { return cell_begin_[static_cast<std::size_t>(c - mixed_.begin())]; };
+    if (begin != cell) spans_.push_back({column(begin), column(cell)});
+  }
+  stretch(low_);
+  stretch(high_);
+}
+
+void LabelRows::row(std::int64_t y, const std::uint8_t* before, std::uint8_t* out) {
+  const std::int64_t low = rows_.low[static_cast<std::size_t>(y)], high = rows_.high[static_cast<std::size_t>(y)];
+  if (low == high && width_ == source_width_) {
+    read(low_, low);
+    std::copy(low_.labels.begin(), low_.labels.end(), out);
+    return;
+  }
+  const bool entering = low != low_.index || high != high_.index;
+  const bool adjoins = low == low_.index || low == high_.index;
+  if (entering) enter(low, high);
+  if (adjoins) std::memcpy(out, before, static_cast<std::size_t>(width_));
+  // A cell that was and stays uniform shares a source row with the pair before, and so its label.
+  for (std::size_t c = 0; entering && c < mixed_.size(); ++c) {
+    if (mixed_[c] || (adjoins && !was_mixed_[c])) continue;
+    std::fill(out + cell_begin_[c], out + cell_begin_[c + 1], low_.labels[c]);
+  }
+  const float w = rows_.weight[static_cast<std::size_t>(y)];
+  const auto value = [&](std::int64_t c, std::int64_t begin) {
+    const float* a = low_.wide.data() + c * width_ + begin;
+    const float* b = high_.wide.data() + c * width_ + begin;
+    return [a, b, w](std::int64_t i) { return a[i] * (1 - w) + b[i] * w; };
+  };
+  for (const Span& span : spans_) label(span.begin, span.end, value, out);
+}
+
+}  // namespace visdeploy::cpu

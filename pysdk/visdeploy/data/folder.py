@@ -1,0 +1,243 @@
+"""Plain folders: `images/` beside a folder of masks, matched by file stem."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from visdeploy.data.dataset import IGNORE_INDEX, ClassMap, Dataset, Item, default_palette, hold_out
+from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.image import decode
+
+LAYOUT = "images/ beside a folder of masks, either directly or inside train/ and val/"
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+_BINARY_LABELS = ("background", "foreground")
+
+Pair = tuple[str, Path, Path]
+
+
+def matches(root: Path) -> bool:
+    """Whether `root` looks like this format."""
+    return (root / "images").is_dir() or (root / "train" / "images").is_dir()
+
+
+def read(root: Path, *, masks: str | None = None, labels: Sequence[str] | None = None) -> Dataset:
+    """Read a folder of images and masks.
+
+    Masks of two values, whichever they are, become classes 0 (the lower value) and 1. Masks of more values are taken
+    as class indices, 255 meaning no label. Without `val/`, every fifth name is held out.
+
+    Args:
+        root: Holds `images/` and the masks, or `train/` and `val/` that do.
+        masks: Name of the mask folder; found by itself where only one fits.
+        labels: Class names by index; ("background", "foreground") for masks of two values.
+
+    Raises:
+        InputError: There are no pairs, or more than one folder could hold the masks.
+    """
+    parts = [part for name in ("train", "val") if ((part := root / name) / "images").is_dir()] or [root]
+    found = [match(part / "images", _mask_folder(part, masks)) for part in parts]
+    pairs = [pair for part_pairs, _ in found for pair in part_pairs]
+    classes, names = find_classes([mask for _, _, mask in pairs], labels)
+    items = [make_items(part_pairs, classes) for part_pairs, _ in found]
+    train, val = items if len(items) == 2 else hold_out(items[0])
+    return Dataset(
+        labels=names,
+        palette=default_palette(len(names)),
+        train=train,
+        val=val,
+        background=0 if len(names) == 2 or names[0] == "background" else None,
+        problems=tuple(problem for _, problems in found for problem in problems),
+    )
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted by name.
+
+    Raises:
+        InputError: The folder is missing or has no images.
+    """
+    if not folder.is_dir():
+        raise InputError(f"[data] {folder}: no such folder")
+    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
+    if not found:
+        raise InputError(f"[data] {folder}: no images in it ({', '.join(sorted(_SUFFIXES))})")
+    return sorted(found)
+
+
+def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
+    """Pair the files of two folders by stem; a mask may carry the suffix `_mask`.
+
+    Returns:
+        (name, image, mask) sorted by name, and a line for each file without a partner.
+
+    Raises:
+        InputError: A folder is missing, or not one file of it has a partner.
+    """
+    problems: list[str] = []
+    by_name = [_by_stem(images, problems), _by_stem(masks, problems)]
+    names = sorted(by_name[0].keys() & by_name[1].keys())
+    problems += [f"{path}: no mask in {masks.name}/" for name, path in by_name[0].items() if name not in by_name[1]]
+    problems += [f"{path}: no image in {images.name}/" for name, path in by_name[1].items() if name not in by_name[0]]
+    if not names:
+        raise InputError(
+            f"[data] {images.parent}: no image has a mask: "
+            f"{len(by_name[0])} files in {images.name}/ and {len(by_name[1])} in {masks.name}/, no file stem in both"
+        )
+    return [(name, by_name[0][name], by_name[1][name]) for name in names], problems
+
+
+def make_items(pairs: Iterable[Pair], classes: Mapping[int, int]) -> list[Item]:
+    """Turn file pairs into items whose masks are mapped from file value to class index."""
+    return [
+        Item(name, partial(decode, image), partial(read_class_map, mask, classes), image) for name, image, mask in pairs
+    ]
+
+
+def find_classes(paths: Sequence[Path], labels: Sequence[str] | None) -> tuple[dict[int, int], tuple[str, ...]]:
+    """Decide from the values in mask files whether they are binary, and name the classes.
+
+    Args:
+        paths: The mask files.
+        labels: Class names by index, or None to make them up.
+
+    Returns:
+        The class index of each file value, and the class names.
+    """
+    # A few masks are enough to see two values; only where they show more or fewer is it worth reading all.
+    values = _values(paths[:: max(1, len(paths) // 16)])
+    if len(values) != 2:
+        values = _values(paths)
+    if len(values) <= 2 and len(labels or _BINARY_LABELS) == 2:
+        low, high = sorted(values) if len(values) == 2 else (0, max(values) or 255)
+        return {low: 0, high: 1}, tuple(labels or _BINARY_LABELS)
+    count = max(values - {IGNORE_INDEX}, default=0) + 1
+    names = tuple(labels or ("background", *(f"class {index}" for index in range(1, count))))
+    return {index: index for index in range(len(names))} | {IGNORE_INDEX: IGNORE_INDEX}, names
+
+
+def read_class_map(path: Path, classes: Mapping[int, int]) -> ClassMap:
+    """Decode a mask and map its values to class indices.
+
+    Args:
+        path: Mask file.
+        classes: Class index of each value that may occur.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        InputError: The file is unreadable or has a value outside `classes`.
+    """
+    values = read_mask(path)
+    known = np.zeros(256, np.bool_)
+    table = np.zeros(256, np.uint8)
+    for value, index in classes.items():
+        known[value], table[value] = True, index
+    if not known[values].all():
+        unknown = sorted(set(np.unique(values).tolist()) - classes.keys())
+        raise InputError(f"{path}: unknown label values {_short(unknown)}; known are {_short(sorted(classes))}")
+    return table[values]
+
+
+def read_mask(path: Path) -> ClassMap:
+    """Decode the raw values of a mask: palette files give their indices, not their colours.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        InputError: The file is unreadable, coloured, or has values above 255.
+        MissingDependencyError: A palette file, and Pillow is not installed.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if _has_palette(data):
+        return _read_indices(path)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise InputError(f"{path}: not an image, or a damaged one")
+    if pixels.ndim == 3:
+        if (pixels[..., :3] != pixels[..., :1]).any():
+            raise InputError(f"{path}: a colour picture; expected a mask with one channel of class indices")
+        pixels = pixels[..., 0]
+    if path.suffix.lower() in {".jpg", ".jpeg"}:
+        # JPEG smears values around edges, so only two far-apart values survive in it.
+        pixels = np.where(pixels > 127, 255, 0)
+    if pixels.dtype != np.uint8 and (pixels.max() > 255 or pixels.min() < 0):
+        raise InputError(f"{path}: expected values 0 to 255, got {pixels.min()} to {pixels.max()}")
+    return pixels.astype(np.uint8, copy=False)
+
+
+def _has_palette(data: bytes) -> bool:
+    is_palette_png = data[:8] == b"\x89PNG\r\n\x1a\n" and data[25:26] == b"\x03"
+    return is_palette_png or data[:4] == b"GIF8"
+
+
+def _read_indices(path: Path) -> ClassMap:
+    # OpenCV expands palettes to colours and cannot be told not to.
+    try:
+        from PIL import Image as PillowImage
+    except ImportError as error:
+        raise MissingDependencyError(f"{path}: palette masks need Pillow: pip install 'visdeploy[train]'") from error
+    try:
+        with PillowImage.open(path) as picture:
+            return np.array(picture, np.uint8)
+    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+        raise InputError(f"{path}: not an image, or a damaged one") from error
+
+
+def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in list_images(folder):
+        first = found.setdefault(path.stem.removesuffix("_mask"), path)
+        if first is not path:
+            problems.append(f"{path}: {first.name} already has this name")
+    return found
+
+
+def _mask_folder(root: Path, name: str | None) -> Path:
+    if name is not None:
+        return root / name
+    stems = _by_stem(root / "images", []).keys()
+    fitting = [
+        folder
+        for folder in sorted(root.iterdir())
+        if folder.is_dir()
+        and folder.name != "images"
+        and any(path.stem.removesuffix("_mask") in stems for path in folder.iterdir())
+    ]
+    preferred = [folder for folder in fitting if folder.name.startswith("mask")] or fitting
+    if len(preferred) != 1:
+        names = ", ".join(folder.name for folder in preferred) or "none"
+        raise InputError(
+            f"[data] {root}: expected one folder of masks beside images/, found {names}; name it with masks="
+        )
+    return preferred[0]
+
+
+def _values(paths: Sequence[Path]) -> set[int]:
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return set().union(*pool.map(_values_of, paths))
+
+
+def _values_of(path: Path) -> set[int]:
+    try:
+        return set(np.unique(read_mask(path)).tolist())
+    except InputError:
+        # Left to `check`, which names every bad file at once.
+        return set()
+
+
+def _short(values: Sequence[int]) -> str:
+    shown = ", ".join(map(str, values[:12]))
+    return f"{shown}, ... {values[-1]}" if len(values) > 12 else shown

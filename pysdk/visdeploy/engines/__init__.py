@@ -1,0 +1,139 @@
+"""The engines that run a bundle's network, one adapter per file.
+
+An adapter module has `version()`, which raises ImportError where its package is missing, and `open_engine(...)`.
+"""
+
+import difflib
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visdeploy.bundle import Bundle
+from visdeploy.errors import InputError, MissingDependencyError, UnsupportedError
+
+# In order of preference on a CPU.
+NAMES: Final = ("openvino", "onnxruntime", "torchscript")
+PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
+
+
+class Engine(Protocol):
+    """A network that is ready to run; calls from several threads are safe.
+
+    Attributes:
+        name: One of `NAMES`.
+        version: Of the package that runs it.
+        precision: What it computes in.
+    """
+
+    name: str
+    version: str
+    precision: str
+
+    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map (B, h, w, 3) uint8 RGB to (B, C, h', w') float32 logits."""
+        ...
+
+    def close(self) -> None:
+        """Release what the engine holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether an engine can run here.
+
+    Attributes:
+        name: One of `NAMES`.
+        version: Of its package, or None where it cannot run.
+        reason: Why it cannot run, and what mends that; empty where it can.
+    """
+
+    name: str
+    version: str | None
+    reason: str = ""
+
+
+def open_engine(
+    name: str, bundle: Bundle, *, device: str = "auto", precision: str = "auto", num_threads: int | None = None
+) -> Engine:
+    """Load a bundle's network into an engine; nothing falls back in silence.
+
+    Args:
+        name: One of `NAMES`, or "auto" for the first that is installed.
+        bundle: An opened bundle.
+        device: "auto" or "cpu".
+        precision: "auto" (what the bundle accepted, fp32 where nothing was measured), or one of `PRECISIONS`.
+        num_threads: Threads for one inference; default, the container's CPU quota.
+
+    Raises:
+        InputError: An unknown engine, device or precision.
+        MissingDependencyError: The engine's package is not installed; the message says what to install.
+        EngineError: The engine refuses the model.
+    """
+    if name == "auto":
+        name = _first_installed()
+    if name not in NAMES:
+        close = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"[load] engine: expected auto, {', '.join(NAMES)}, got {name!r}{hint}")
+    if precision not in ("auto", *PRECISIONS):
+        raise InputError(f"[load] precision: expected auto, {', '.join(PRECISIONS)}, got {precision!r}")
+    if device not in ("auto", "cpu"):
+        raise UnsupportedError(f"[load] device: {name} runs on the CPU here; expected auto or cpu, got {device!r}")
+    if num_threads is not None and num_threads < 1:
+        raise InputError(f"[load] num_threads: expected at least 1, got {num_threads}")
+    adapter = _adapter(name)
+    threads = num_threads or cpu_quota()
+    engine: Engine = adapter.open_engine(bundle, precision="fp32" if precision == "auto" else precision, threads=threads)
+    return engine
+
+
+def status() -> list[Status]:
+    """Return what each engine says about this machine, in order of preference."""
+    found = []
+    for name in NAMES:
+        try:
+            found.append(Status(name, _adapter(name).version()))
+        except MissingDependencyError as error:
+            found.append(Status(name, None, str(error)))
+    return found
+
+
+def installed() -> list[str]:
+    """Return the names of the engines that can run here."""
+    return [entry.name for entry in status() if entry.version is not None]
+
+
+def cpu_quota() -> int:
+    """Return how many CPUs this process may use: affinity and container limits considered."""
+    from visdeploy import _core
+
+    return _core.cpu_quota()
+
+
+def refuse_precision(name: str, precision: str, supported: tuple[str, ...]) -> None:
+    """Raise UnsupportedError unless the engine computes in `precision`."""
+    if precision not in supported:
+        raise UnsupportedError(f"[load] precision: {name} runs this bundle in {', '.join(supported)}, not {precision}")
+
+
+def _adapter(name: str) -> Any:
+    module = import_module(f"visdeploy.engines.{name}")
+    try:
+        module.version()
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"engine {name} cannot run here: {error}; to install it: pip install 'visdeploy[{name}]'"
+        ) from error
+    return module
+
+
+def _first_installed() -> str:
+    names = installed()
+    if not names:
+        reasons = "; ".join(entry.reason for entry in status())
+        raise MissingDependencyError(f"[load] engine: none is installed. {reasons}")
+    return names[0]

@@ -1,0 +1,74 @@
+"""TorchScript through torch: the reference that every other engine is verified against."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visdeploy import bundle as bundles
+from visdeploy.engines import refuse_precision
+from visdeploy.errors import EngineError
+
+
+def version() -> str:
+    """Return the version of the installed package."""
+    import torch
+
+    return str(torch.__version__)
+
+
+@contextmanager
+def accepting_deprecation() -> Iterator[None]:
+    """Let TorchScript be used without torch's notice that `torch.export` will succeed it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        yield
+
+
+class TorchScriptEngine:
+    """One loaded script module."""
+
+    name = "torchscript"
+    precision = "fp32"
+
+    def __init__(self, module: Any) -> None:
+        self.version = version()
+        self._module = module
+
+    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run one batch; see `Engine.infer`."""
+        import torch
+
+        # torch cannot wrap memory that numpy holds read-only, and would warn.
+        batch = torch.from_numpy(images if images.flags.writeable else images.copy())
+        try:
+            with torch.inference_mode():
+                logits = self._module(batch)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise EngineError(f"torchscript: inference failed on input {images.shape} ({reason})") from error
+        return np.asarray(logits.numpy(force=True), np.float32)
+
+    def close(self) -> None:
+        """Release the module."""
+        self._module = None
+
+
+def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> TorchScriptEngine:
+    """Load the bundle's script module; `threads` holds for all of torch in this process."""
+    import torch
+
+    refuse_precision("torchscript", precision, ("fp32",))
+    torch.set_num_threads(threads)
+    try:
+        with accepting_deprecation():
+            module = torch.jit.load(io.BytesIO(bundle.read(bundles.TORCHSCRIPT)), map_location="cpu")
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EngineError(f"torchscript: refused {bundle.path} ({reason})") from error
+    return TorchScriptEngine(module.eval())

@@ -1,0 +1,275 @@
+"""From any network to a bundle that has proved itself on every engine installed here."""
+
+import copy
+import io
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visdeploy import bundle as bundles
+from visdeploy import golden as goldens
+from visdeploy import image, tolerance
+from visdeploy.bundle import Bundle, Manifest, Spec
+from visdeploy.engines import Engine, cpu_quota, installed
+from visdeploy.engines import torchscript as torchscript_engine
+from visdeploy.engines.torchscript import accepting_deprecation
+from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.image import ImageSource
+from visdeploy.preprocess import prepare
+from visdeploy.verify import Report, relative_error, verify
+
+try:
+    import onnx
+    import torch
+    from torch import Tensor, nn
+
+    from visdeploy.onnx_graph import wrap_graph
+except ImportError as error:
+    raise MissingDependencyError(
+        f"visdeploy.export needs torch and onnx ({error}): pip install 'visdeploy[train]'"
+    ) from error
+
+OPSET = 18
+Conversion = Literal["script", "trace", "absent"]
+
+
+class Deployable(nn.Module):
+    """A network with its normalisation: uint8 (B, h, w, 3) RGB in, float32 logits out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, spec: Spec) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1) * 255)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Cast first, then transpose: TensorRT reads no uint8 through a transpose."""
+        x = images.float().permute(0, 3, 1, 2)
+        logits: Tensor = self.net((x - self.mean) / self.std)
+        return logits
+
+
+class SelectOutput(nn.Module):
+    """A network that returns a dict, tuple or list, reduced to the one tensor that matters."""
+
+    def __init__(self, net: nn.Module, key: str | int) -> None:
+        super().__init__()
+        self.net, self.key = net, key
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the chosen output."""
+        chosen: Tensor = self.net(x)[self.key]
+        return chosen
+
+
+def export(
+    net: "nn.Module | str | Path",
+    path: str | Path,
+    *,
+    spec: Spec | Mapping[str, Any],
+    golden: Sequence[ImageSource],
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Make a bundle and prove it: the file appears only when every engine installed here answers the same.
+
+    Args:
+        net: Any module that maps normalised float32 (B, 3, h, w) to (B, C, h', w') logits (a tensor, or a dict or
+            tuple whose `spec.output_name`, "out" or first entry is one), whoever wrote it; or the path of an ONNX
+            file, taking either that or uint8 (B, h, w, 3).
+        path: Target, usually `*.vdz`.
+        spec: A `Spec` or a dict of its fields: task, labels, size, mean and std are enough.
+        golden: Images to record: paths, bytes of image files, (H, W, 3) uint8 RGB arrays or PIL images.
+        progress: Called with one line per step.
+
+    Returns:
+        The report of the verification.
+
+    Raises:
+        InputError: The spec, the golden images or the network do not fit each other.
+        CheckFailedError: An engine's answers differ beyond the tolerance; nothing is written.
+        EngineError: An engine refuses the model.
+    """
+    say = progress or (lambda line: None)
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"[export] path: the folder {path.parent} does not exist")
+    sources = [_golden_source(source) for source in golden]
+    if not sources:
+        raise InputError("[export] golden: expected at least one image to record answers for, got none")
+    parsed = Spec.parse(spec)
+    example = prepare(sources[0][1], parsed).pixels
+    if isinstance(net, nn.Module):
+        manifest, files, reference = _convert_module(net, parsed, example, say)
+    else:
+        say("completing the ONNX graph")
+        manifest, files, reference = _convert_onnx(Path(net), parsed, example)
+    say(f"recording {len(sources)} golden images")
+    recorded = goldens.record(sources, manifest, reference.infer)
+    files[bundles.GOLDEN] = goldens.pack(recorded)
+    files["labels.txt"] = "".join(f"{label}\n" for label in manifest.labels).encode()
+    unproven = path.with_name(f".unproven-{secrets.token_hex(4)}-{path.name}")
+    try:
+        bundles.write(unproven, manifest, files)
+        say(f"verifying on {', '.join(installed())}")
+        report = verify(unproven)
+        report.require()
+        unproven.replace(path)
+    except OSError as error:
+        raise InputError(f"[export] path: cannot write {path} ({error.strerror})") from error
+    finally:
+        unproven.unlink(missing_ok=True)
+    return Report(str(path), report.images, report.rows)
+
+
+def _golden_source(source: ImageSource) -> tuple[bytes, NDArray[np.uint8]]:
+    decoded = image.decode(source)
+    if isinstance(source, str | os.PathLike):
+        return Path(source).read_bytes(), decoded
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source), decoded
+    return image.encode_png(decoded), decoded
+
+
+def _convert_module(
+    net: nn.Module, spec: Spec, example: NDArray[np.uint8], say: Callable[[str], None]
+) -> tuple[Manifest, dict[str, bytes], Engine]:
+    deployable = Deployable(_single_output(copy.deepcopy(net), spec, example), spec).cpu().eval()
+    manifest = _complete(spec, _probe(deployable, example))
+    say("converting to TorchScript")
+    script, conversion = _to_torchscript(deployable, manifest)
+    manifest = manifest.model_copy(update={"torchscript": conversion})
+    say("converting to ONNX")
+    files = {bundles.TORCHSCRIPT: script, bundles.ONNX: _to_onnx(deployable, manifest)}
+    opened = torchscript_engine.open_engine(
+        Bundle(Path(bundles.TORCHSCRIPT), manifest, files), precision="fp32", threads=cpu_quota()
+    )
+    eager = deployable(torch.from_numpy(example[None].copy())).detach().numpy()
+    _require_same(opened.infer(example[None]), eager, "TorchScript")
+    return manifest, files, opened
+
+
+def _convert_onnx(
+    path: Path, spec: Spec, example: NDArray[np.uint8]
+) -> tuple[Manifest, dict[str, bytes], Engine]:
+    from visdeploy.engines import open_engine
+
+    graph, fixed_batch = wrap_graph(path, spec)
+    files = {bundles.ONNX: graph.SerializeToString()}
+    draft = Manifest.parse(spec).model_copy(update={"torchscript": "absent"})
+    if fixed_batch is not None:
+        draft = draft.model_copy(update={"max_batch": fixed_batch})
+    engine = open_engine("auto", Bundle(path, draft, files))
+    manifest = _complete(draft, engine.infer(example[None]))
+    files[bundles.ONNX] = _with_metadata(graph, manifest)
+    return manifest, files, engine
+
+
+def _single_output(net: nn.Module, spec: Spec, example: NDArray[np.uint8]) -> nn.Module:
+    with torch.inference_mode():
+        answer = net.cpu().eval()(torch.zeros(1, 3, *example.shape[:2]))
+    if isinstance(answer, Tensor):
+        return net
+    if isinstance(answer, Mapping):
+        keys = [key for key in (spec.output_name, "out", *answer) if key in answer]
+        return SelectOutput(net, keys[0])
+    if isinstance(answer, list | tuple) and answer and isinstance(answer[0], Tensor):
+        return SelectOutput(net, 0)
+    raise InputError(f"[export] net: expected a module that returns a tensor, got {type(answer).__name__}")
+
+
+def _probe(deployable: nn.Module, example: NDArray[np.uint8]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = deployable(torch.from_numpy(example[None].copy())).float().numpy()
+    return logits
+
+
+def _complete(spec: Spec, logits: NDArray[np.float32]) -> Manifest:
+    """Fill in what only the network's answer tells, and refuse a spec that contradicts it."""
+    if logits.ndim != 4 or logits.shape[0] != 1:
+        raise InputError(f"[export] net: expected logits of shape (1, C, h, w), got {logits.shape}")
+    if not np.isfinite(logits).all():
+        raise InputError("[export] net: the logits of the first golden image are not all finite")
+    channels, classes = logits.shape[1], len(spec.labels)
+    if channels != classes and not (channels == 1 and classes == 2):
+        raise InputError(f"[export] labels: the network has {channels} channels, the spec names {classes} labels")
+    data = spec.model_dump()
+    if spec.activation is None:
+        data["activation"] = "sigmoid" if channels == 1 else "softmax"
+    if channels == 1 and spec.background is None:
+        data["background"] = 0
+    if (data["activation"] == "sigmoid") != (channels == 1) and data["activation"] != "none":
+        raise InputError(f"[export] activation: {data['activation']} does not go with {channels} output channels")
+    data["producer"] = {name: metadata.version(name) for name in ("visdeploy", "torch", "onnx")}
+    return Manifest.parse(data)
+
+
+def _to_torchscript(deployable: nn.Module, manifest: Manifest) -> tuple[bytes, Conversion]:
+    conversion: Conversion = "script"
+    with accepting_deprecation(), warnings.catch_warnings():
+        try:
+            module = torch.jit.script(deployable)
+        except Exception:  # the compiler raises whatever it stumbles over; a trace needs none of it
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            module = torch.jit.trace(deployable, _example_batch(manifest), check_trace=False)
+            conversion = "trace"
+        buffer = io.BytesIO()
+        torch.jit.save(module, buffer, _extra_files={"visdeploy.json": _metadata(manifest)})
+    return buffer.getvalue(), conversion
+
+
+def _to_onnx(deployable: nn.Module, manifest: Manifest) -> bytes:
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    step = manifest.divisor
+    height, width = (step * torch.export.Dim(f"{side}_steps", min=1, max=1 << 13) for side in ("height", "width"))
+    with warnings.catch_warnings():
+        # The exporter's own deprecations and notes; a graph that came out wrong is caught by verify.
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                deployable,
+                (_example_batch(manifest),),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[manifest.input_name],
+                output_names=[manifest.output_name],
+                dynamic_shapes={"images": {0: batch, 1: height, 2: width}},
+                verbose=False,
+            )
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"[export] net: torch cannot export this network to ONNX ({reason})") from error
+    assert program is not None
+    return _with_metadata(program.model_proto, manifest)
+
+
+def _example_batch(manifest: Manifest) -> Tensor:
+    # Two of everything, and no side of one step: the exporter takes a dimension of size one for a constant.
+    sides = [max(side, 2 * manifest.divisor) for side in manifest.size]
+    return torch.zeros(2, *sides, 3, dtype=torch.uint8)
+
+
+def _with_metadata(graph: "onnx.ModelProto", manifest: Manifest) -> bytes:
+    onnx.helper.set_model_props(graph, {"visdeploy": _metadata(manifest)})
+    data: bytes = graph.SerializeToString()
+    return data
+
+
+def _metadata(manifest: Manifest) -> str:
+    return json.dumps(manifest.model_dump(mode="json", exclude={"files"}))
+
+
+def _require_same(answered: NDArray[np.float32], reference: NDArray[np.float32], what: str) -> None:
+    error = relative_error(answered, reference)
+    if error > tolerance.LOGITS["fp32"]:
+        raise InputError(f"[export] net: its {what} form answers differently (relative error {error:.2g})")

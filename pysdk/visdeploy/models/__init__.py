@@ -1,0 +1,99 @@
+"""The models that visdeploy trains, by name; a file per family."""
+
+import builtins
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from visdeploy.errors import InputError, MissingDependencyError
+
+try:
+    from torch import nn
+
+    from visdeploy.models import weights as _weights
+    from visdeploy.models.encoders import RESNETS, normalisation, pretrained_state
+    from visdeploy.models.summary import LayerRow, Summary, summary
+    from visdeploy.models.unet import Unet
+    from visdeploy.models.weights import LoadReport, load_weights
+except ImportError as error:
+    raise MissingDependencyError(
+        f"visdeploy.models needs torch and torchvision ({error}): pip install 'visdeploy[train]'"
+    ) from error
+
+__all__ = [
+    "LayerRow",
+    "LoadReport",
+    "Summary",
+    "create",
+    "freeze_encoder",
+    "list",
+    "load_weights",
+    "normalisation",
+    "summary",
+]
+
+_REGISTRY: dict[str, tuple[Callable[..., nn.Module], str]] = {
+    "unet": (Unet, "fast.ai's lesson-14 U-Net (Unet34) over any ResNet or timm backbone"),
+}
+
+
+def create(
+    name: str, *, encoder: str, num_classes: int, weights: str | Path | None = None, **options: Any
+) -> nn.Module:
+    """Build a model by name; nothing is downloaded unless `weights` asks for it.
+
+    Args:
+        name: One of `models.list()`.
+        encoder: resnet18, resnet34, resnet50, or any timm model that offers `features_only`.
+        num_classes: Channels of the logits; 1 for a binary task.
+        weights: None for random weights; a file of encoder weights in torchvision's or timm's names (or a whole
+            visdeploy checkpoint); or, online, a tag that torchvision or timm publish for this encoder ("DEFAULT").
+        **options: What the model itself takes, such as `decoder_channels=256` of "unet".
+
+    Returns:
+        A module that maps normalised float32 (B, 3, H, W) to logits (B, num_classes, H, W).
+
+    Raises:
+        InputError: An unknown name, encoder or option, or weights that do not fit.
+
+    Example:
+        >>> net = create("unet", encoder="resnet34", num_classes=1)
+        >>> sum(p.numel() for p in net.parameters())
+        22009665
+    """
+    if name not in _REGISTRY:
+        close = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"[models] name: expected one of {', '.join(_REGISTRY)}, got {name!r}{hint}")
+    if num_classes < 1:
+        raise InputError(f"[models] num_classes: expected at least 1, got {num_classes}")
+    try:
+        net = _REGISTRY[name][0](encoder=encoder, num_classes=num_classes, **options)
+    except TypeError as error:
+        raise InputError(f"[models] {name}: {error}") from error
+    if weights is not None:
+        _load_encoder(net, encoder, weights)
+    return net
+
+
+def list() -> dict[str, str]:
+    """Return the model names, each with one line on what it is."""
+    return {name: line for name, (_, line) in _REGISTRY.items()}
+
+
+def freeze_encoder(net: nn.Module, frozen: bool = True) -> None:
+    """Stop the backbone's parameters from learning, or let them learn again."""
+    for parameter in net.get_submodule("encoder").parameters():
+        parameter.requires_grad_(not frozen)
+
+
+def _load_encoder(net: nn.Module, encoder: str, weights: str | Path) -> None:
+    layout = "torchvision" if encoder in RESNETS else "timm"
+    if not Path(weights).is_file():
+        state = _weights._renamed(pretrained_state(encoder, str(weights)), net, layout)
+        _weights.assign(net, state, layout, str(weights))
+        return
+    names = builtins.list(_weights.read_state(weights))
+    whole = any(name.startswith("encoder.") for name in names)
+    load_weights(net, weights, "visdeploy" if whole else layout)

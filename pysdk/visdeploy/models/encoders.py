@@ -1,0 +1,143 @@
+"""Backbones that return one feature map per stride, finest first.
+
+ResNets come from torchvision, with its parameter names, so its weights load as they are. Every other name is looked up
+in timm, which builds the same pyramid from any of its `features_only` models.
+"""
+
+import difflib
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from visdeploy.errors import InputError, MissingDependencyError
+
+PerChannel = tuple[float, float, float]
+RESNETS = ("resnet18", "resnet34", "resnet50")
+
+
+class Encoder(nn.Module):
+    """A backbone that maps (B, 3, H, W) to a list of feature maps.
+
+    Attributes:
+        channels: Depth of each feature map, finest first.
+        strides: How many input pixels one feature pixel spans, in the same order.
+    """
+
+    # Lists, because TorchScript cannot infer the type of a tuple of any length.
+    channels: list[int]
+    strides: list[int]
+
+
+class ResNetEncoder(Encoder):
+    """A torchvision ResNet without its classifier."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import torchvision
+
+        net = getattr(torchvision.models, name)(weights=None)
+        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        wide = 4 if name == "resnet50" else 1
+        self.channels = [64, 64 * wide, 128 * wide, 256 * wide, 512 * wide]
+        self.strides = [2, 4, 8, 16, 32]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the features taken before each stride-2 stage, then the last."""
+        x2 = self.relu(self.bn1(self.conv1(x)))
+        x4 = self.layer1(self.maxpool(x2))
+        x8 = self.layer2(x4)
+        x16 = self.layer3(x8)
+        return [x2, x4, x8, x16, self.layer4(x16)]
+
+
+class TimmEncoder(Encoder):
+    """Any timm model that offers `features_only`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        timm = _import_timm()
+        self.body = timm.create_model(name, features_only=True, pretrained=False)
+        self.channels = list(self.body.feature_info.channels())
+        self.strides = list(self.body.feature_info.reduction())
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the model's own pyramid."""
+        features: list[Tensor] = self.body(x)
+        return features
+
+
+def create_encoder(name: str) -> Encoder:
+    """Build the backbone `name` with random weights; no network is used.
+
+    Raises:
+        InputError: Neither torchvision's ResNets nor timm know the name, or the model has no pyramid of strides.
+    """
+    if name in RESNETS:
+        return ResNetEncoder(name)
+    timm = _import_timm()
+    if name not in timm.list_models():
+        close = difflib.get_close_matches(name, [*RESNETS, *timm.list_models()], n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise InputError(f"[models] encoder: no backbone named {name!r} in torchvision's ResNets or timm{hint}")
+    try:
+        encoder = TimmEncoder(name)
+    except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
+        raise InputError(f"[models] encoder: timm's {name!r} offers no feature pyramid ({error})") from error
+    if any(coarse <= fine for fine, coarse in pairwise(encoder.strides)):
+        raise InputError(f"[models] encoder: {name!r} has strides {encoder.strides}; a U-Net needs rising strides")
+    return encoder
+
+
+def normalisation(name: str) -> tuple[PerChannel, PerChannel]:
+    """Return the mean and std per RGB channel, on the scale 0..1, that a backbone's published weights expect."""
+    if name in RESNETS:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    config = _import_timm().get_pretrained_cfg(name)
+    (mean, std) = ((float(red), float(green), float(blue)) for red, green, blue in (config.mean, config.std))
+    return mean, std
+
+
+def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
+    """Download the weights that torchvision or timm publish for a backbone; `weights` is their tag."""
+    if name in RESNETS:
+        import torchvision
+
+        fetch: Callable[[], dict[str, Tensor]]
+        try:
+            fetch = torchvision.models.get_model_weights(name)[weights].get_state_dict
+        except KeyError as error:
+            known = ", ".join(entry.name for entry in torchvision.models.get_model_weights(name))
+            raise InputError(f"[models] weights: no file and no torchvision tag {weights!r}; known: {known}") from error
+    else:
+
+        def fetch() -> dict[str, Tensor]:
+            tagged = name if weights == "DEFAULT" else f"{name}.{weights}"
+            state: dict[str, Tensor] = _import_timm().create_model(tagged, pretrained=True).state_dict()
+            return state
+
+    try:
+        return fetch()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"[models] weights: {weights!r} is no file, and it cannot be downloaded ({error})") from error
+
+
+def match_size(x: Tensor, like: Tensor) -> Tensor:
+    """Crop or edge-pad `x` to the height and width of `like`.
+
+    A backbone that rounds odd sizes up leaves its neighbours a pixel apart.
+    """
+    dy, dx = like.shape[-2] - x.shape[-2], like.shape[-1] - x.shape[-1]
+    if dy == 0 and dx == 0:
+        return x
+    return torch.nn.functional.pad(x, [0, dx, 0, dy], mode="constant" if dy < 0 or dx < 0 else "replicate")
+
+
+def _import_timm() -> "timm":  # type: ignore[name-defined]  # noqa: F821
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingDependencyError("timm is not installed: pip install 'visdeploy[train]'") from error
+    return timm

@@ -1,0 +1,57 @@
+"""The U-Net of the fast.ai course (lesson 14, `Unet34`), for any backbone, without hooks."""
+
+import torch
+from torch import Tensor, nn
+
+from visdeploy.models.encoders import create_encoder, match_size
+
+
+class UnetBlock(nn.Module):
+    """Upsample by a transposed convolution, join the cross feature, ReLU, BatchNorm."""
+
+    def __init__(self, up_channels: int, cross_channels: int, out_channels: int, scale: int) -> None:
+        super().__init__()
+        half = out_channels // 2
+        self.tr_conv = nn.ConvTranspose2d(up_channels, out_channels - half, scale, stride=scale)
+        self.x_conv = nn.Conv2d(cross_channels, half, 1)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, up: Tensor, cross: Tensor) -> Tensor:
+        """Map (B, up, h, w) and (B, cross, h * scale, w * scale) to (B, out, h * scale, w * scale)."""
+        up = match_size(self.tr_conv(up), cross)
+        joined = torch.cat([up, self.x_conv(cross)], dim=1)
+        out: Tensor = self.bn(torch.relu(joined))
+        return out
+
+
+class Unet(nn.Module):
+    """Backbone, one `UnetBlock` per finer feature map, then a transposed convolution to full resolution."""
+
+    def __init__(self, encoder: str, num_classes: int, decoder_channels: int = 256) -> None:
+        super().__init__()
+        self.encoder = create_encoder(encoder)
+        channels, strides = self.encoder.channels, self.encoder.strides
+        self.divisor = strides[-1]
+        self.blocks = nn.ModuleList()
+        width = channels[-1]
+        for level in range(len(channels) - 2, -1, -1):
+            scale = strides[level + 1] // strides[level]
+            self.blocks.append(UnetBlock(width, channels[level], decoder_channels, scale))
+            width = decoder_channels
+        self.head = nn.ConvTranspose2d(width, num_classes, strides[0], stride=strides[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised float32 (B, 3, H, W) to logits (B, num_classes, H, W)."""
+        if not torch.jit.is_tracing() and (x.shape[-2] % self.divisor != 0 or x.shape[-1] % self.divisor != 0):
+            raise ValueError(
+                f"[unet] x: height and width must be divisible by {self.divisor}, got {x.shape[-2]} x {x.shape[-1]}; "
+                "visdeploy's predictor pads images by itself"
+            )
+        features = self.encoder(x)
+        y = torch.relu(features[-1])
+        level = len(features) - 2
+        for block in self.blocks:
+            y = block(y, features[level])
+            level -= 1
+        out: Tensor = self.head(y)
+        return out

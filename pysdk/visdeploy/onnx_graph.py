@@ -1,0 +1,97 @@
+"""Giving anyone's ONNX file the input that every bundle has: uint8 (B, h, w, 3), normalised inside."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from visdeploy.errors import InputError
+from visdeploy.spec import Spec
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+
+
+def wrap_graph(path: Path, spec: Spec) -> tuple[onnx.ModelProto, int | None]:
+    """Load an ONNX file and put cast, transpose and normalisation in front where it takes floats.
+
+    Args:
+        path: The file. Its graph takes float (B, 3, h, w), or uint8 (B, h, w, 3) which is left alone.
+        spec: Gives mean and std, the names, and the size that a fixed graph must have.
+
+    Returns:
+        The completed model, and its batch size where that is fixed.
+
+    Raises:
+        InputError: The file is not ONNX, or its input or outputs are not those of a segmenter.
+    """
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except FileNotFoundError as error:
+        raise InputError(f"[export] net: no such file: {path}") from error
+    except Exception as error:  # protobuf and the checker raise unrelated types
+        raise InputError(f"[export] net: {path} is not a valid ONNX file ({str(error).splitlines()[0]})") from error
+    graph = model.graph
+    given = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in given]
+    if len(inputs) != 1:
+        raise InputError(f"[export] net: expected one input, {path} has {[value.name for value in inputs]}")
+    _keep_one_output(graph, spec, path)
+    dims = [_size(dim) for dim in inputs[0].type.tensor_type.shape.dim]
+    kind = inputs[0].type.tensor_type.elem_type
+    if kind == TensorProto.UINT8 and len(dims) == 4 and dims[3] == 3:
+        height_width = dims[1:3]
+    elif kind in _FLOATS and len(dims) == 4 and dims[1] in (3, None):
+        height_width = dims[2:4]
+        _prepend_normalisation(model, inputs[0], dims, kind, spec)
+    else:
+        shape = [dim or "?" for dim in dims]
+        name = TensorProto.DataType.Name(kind)
+        raise InputError(f"[export] net: expected float (B, 3, h, w) or uint8 (B, h, w, 3), {path} takes {name} {shape}")
+    for axis, side in zip(("height", "width"), zip(height_width, spec.size, strict=True), strict=True):
+        if side[0] is not None and (side[0] != side[1] or spec.resize == "native"):
+            raise InputError(f"[export] size: {path} has a fixed {axis} of {side[0]}, the spec says {side[1]}")
+    return model, dims[0]
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
+    return int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value > 0 else None
+
+
+def _keep_one_output(graph: onnx.GraphProto, spec: Spec, path: Path) -> None:
+    names = [value.name for value in graph.output]
+    chosen = spec.output_name if spec.output_name in names else names[0]
+    if len(names) > 1 and chosen != spec.output_name:
+        raise InputError(f"[export] output_name: {path} has the outputs {names}; the spec must name the one to serve")
+    kept = next(value for value in graph.output if value.name == chosen)
+    del graph.output[:]
+    graph.output.append(kept)
+
+
+def _prepend_normalisation(
+    model: onnx.ModelProto, old: onnx.ValueInfoProto, dims: list[int | None], kind: int, spec: Spec
+) -> None:
+    graph = model.graph
+    prefix = "visdeploy_"
+    name = spec.input_name if spec.input_name != old.name else prefix + spec.input_name
+    batch, height, width = (dims[i] or f"{prefix}{axis}" for i, axis in ((0, "batch"), (2, "height"), (3, "width")))
+    new = helper.make_tensor_value_info(name, TensorProto.UINT8, [batch, height, width, 3])
+    for field, values in (("mean", spec.mean), ("std", spec.std)):
+        scaled = np.array(values, np.float32).reshape(3, 1, 1) * np.float32(255)
+        graph.initializer.append(numpy_helper.from_array(scaled, prefix + field))
+    steps = [
+        helper.make_node("Cast", [name], [prefix + "float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", [prefix + "float"], [prefix + "nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Sub", [prefix + "nchw", prefix + "mean"], [prefix + "centred"]),
+    ]
+    last = old.name if kind == TensorProto.FLOAT else prefix + "normalised"
+    steps.append(helper.make_node("Div", [prefix + "centred", prefix + "std"], [last]))
+    if kind != TensorProto.FLOAT:
+        steps.append(helper.make_node("Cast", [last], [old.name], to=kind))
+    position = next(i for i, value in enumerate(graph.input) if value.name == old.name)
+    del graph.input[position]
+    graph.input.insert(position, new)
+    body = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*steps, *body])

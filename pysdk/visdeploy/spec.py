@@ -1,0 +1,186 @@
+"""What a bundle says about its model: the spec that its maker writes, and the manifest that export completes."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from visdeploy import tolerance
+from visdeploy.errors import InputError
+
+SCHEMA_VERSION = "1.0"
+MAX_CLASSES = 255
+_BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
+
+
+def _square(value: object) -> object:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _three(value: object) -> object:
+    return (value,) * 3 if isinstance(value, int | float) else value
+
+
+Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_square)]
+PerChannel = Annotated[tuple[float, float, float], BeforeValidator(_three)]
+Color = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
+
+
+class Spec(BaseModel):
+    """How to feed a model and how to read its answer.
+
+    `task`, `labels`, `size`, `mean` and `std` are enough; the rest has the defaults below.
+
+    Attributes:
+        task: "segmentation".
+        labels: Class names by index. One name means a binary model with one output channel: the map then holds 0 for
+            background and 1 for that name.
+        size: Height and width that the network sees; one number means a square.
+        mean: Per RGB channel, on the scale 0..1; subtracted inside the graph.
+        std: Likewise; divided by inside the graph.
+        palette: RGB colour per label, for overlays; made up where absent.
+        background: Class index left out of results; by default the label called "background", if there is one.
+        ignore_index: Value of unlabelled pixels in training masks.
+        architecture: Name and arguments of the visdeploy model, or None for anyone else's.
+        input_name: Name of the graph's uint8 (B, H, W, 3) RGB input.
+        output_name: Name of its float32 (B, C, h, w) output.
+        divisor: Height and width must be multiples of it.
+        max_batch: Largest batch that is sent through the network at once.
+        max_size: Largest height and width that engines with fixed profiles prepare for.
+        exif: The EXIF orientation is applied on decoding.
+        resize: "stretch" to `size`; "letterbox" keeps the aspect and pads right and bottom; "native" only pads, to a
+            multiple of `divisor`.
+        interpolation: How pixels are resampled.
+        antialias: Average over areas (cv2.INTER_AREA) where neither axis grows.
+        pad_value: Sample value of padding.
+        activation: "sigmoid" (one channel), "softmax" (several) or "none" (the output already is a probability).
+        threshold: Probability above which a binary pixel is foreground.
+        metrics: What validation measured.
+        tolerances: How far engines may differ from the golden logits, by precision.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: Literal["segmentation"]
+    labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES)]
+    size: Size
+    mean: PerChannel
+    std: PerChannel
+    palette: tuple[Color, ...] = ()
+    background: Annotated[int, Field(ge=0)] | None = None
+    ignore_index: int = 255
+    architecture: dict[str, Any] | None = None
+    input_name: str = "images"
+    output_name: str = "logits"
+    divisor: Annotated[int, Field(ge=1)] = 32
+    max_batch: Annotated[int, Field(ge=1)] = 8
+    max_size: Size | None = None
+    exif: Literal[True] = True
+    resize: Literal["stretch", "letterbox", "native"] = "stretch"
+    interpolation: Literal["bilinear", "nearest"] = "bilinear"
+    antialias: bool = True
+    pad_value: Annotated[int, Field(ge=0, le=255)] = 0
+    activation: Literal["sigmoid", "softmax", "none"] | None = None
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    metrics: dict[str, float] = Field(default_factory=dict)
+    tolerances: dict[str, float] = Field(default_factory=lambda: dict(tolerance.LOGITS))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(data.get("labels"), list | tuple):
+            return data
+        data = dict(data)
+        labels = [str(label) for label in data["labels"]]
+        if len(labels) == 1:
+            labels.insert(0, "background")
+            data.setdefault("activation", "sigmoid")
+        data["labels"] = tuple(labels)
+        if "background" not in data:
+            data["background"] = next((i for i, name in enumerate(labels) if name.lower() in _BACKGROUND_NAMES), None)
+        if not data.get("palette"):
+            data["palette"] = default_palette(len(labels), data["background"])
+        return data
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: every name must differ")
+        if len(self.palette) != len(self.labels):
+            raise ValueError(f"palette: expected {len(self.labels)} colours, got {len(self.palette)}")
+        if self.background is not None and self.background >= len(self.labels):
+            raise ValueError(f"background: expected a class index below {len(self.labels)}, got {self.background}")
+        if any(value <= 0 for value in self.std):
+            raise ValueError("std: every value must be positive")
+        if self.resize != "native" and any(side % self.divisor for side in self.size):
+            raise ValueError(f"size: height and width must be multiples of {self.divisor}, got {self.size}")
+        return self
+
+    @property
+    def binary(self) -> bool:
+        """Whether the model has one channel, thresholded, instead of one per class."""
+        return self.activation == "sigmoid" or (self.activation == "none" and len(self.labels) == 2)
+
+    @classmethod
+    def parse(cls, value: "Spec | Mapping[str, Any]", where: str = "spec") -> Self:
+        """Validate a spec or a dict of its fields.
+
+        Raises:
+            InputError: One sentence per field that is wrong.
+        """
+        data = value.model_dump() if isinstance(value, Spec) else value
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise InputError(f"[{where}] " + "; ".join(_sentence(cls, entry) for entry in error.errors())) from error
+
+
+class FileEntry(BaseModel):
+    """Digest and length in bytes of one file in a bundle."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+
+
+class Manifest(Spec):
+    """`manifest.json`: the spec with what export adds.
+
+    Attributes:
+        schema_version: Major and minor number of this format; a newer major is refused.
+        producer: Versions of what wrote the bundle.
+        torchscript: How the model became TorchScript: "script", "trace", or "absent" for a bare ONNX file.
+        files: Digest and size of every other file.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    schema_version: str = SCHEMA_VERSION
+    producer: dict[str, str] = Field(default_factory=dict)
+    torchscript: Literal["script", "trace", "absent"] = "script"
+    files: dict[str, FileEntry] = Field(default_factory=dict)
+
+
+def default_palette(count: int, background: int | None) -> tuple[Color, ...]:
+    """Return `count` RGB colours that are easy to tell apart; the background is black."""
+    colors: list[Color] = []
+    for index in range(count):
+        hue = (0.02 + index * 0.61803399) % 1.0
+        channels = [max(0.0, min(1.0, abs((hue * 6 + shift) % 6 - 3) - 1)) for shift in (0, 4, 2)]
+        light = 0.95 if index % 2 == 0 else 0.75
+        red, green, blue = (round(255 * light * (0.2 + 0.8 * value)) for value in channels)
+        colors.append((0, 0, 0) if index == background else (red, green, blue))
+    return tuple(colors)
+
+
+def _sentence(cls: type[Spec], error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"]) or "spec"
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(field, cls.model_fields, n=1)
+        return f"{field}: no such field" + (f"; did you mean {close[0]!r}?" if close else "")
+    if error["type"] == "missing":
+        return f"{field}: required, and missing"
+    if error["type"] == "value_error":
+        return re.sub(r"^Value error, ", "", error["msg"])
+    return f"{field}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r:.60}"

@@ -1,0 +1,78 @@
+"""What the command line shows for reports, figures and manifests."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from visdeploy.benchmark import STAGES, Measurement
+from visdeploy.engines import Status
+from visdeploy.spec import Manifest
+from visdeploy.verify import Report
+
+# Wide enough for every table when the output is a file and has no width of its own.
+_PIPE_WIDTH = 120
+
+
+def console() -> Console:
+    """Return a console for stdout that neither wraps nor colours what is piped."""
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+
+def of_report(report: Report) -> Table:
+    """Return one line per verified stage."""
+    table = Table(title=f"{report.bundle}: {report.images} golden images", title_justify="left")
+    for heading in ("stage", "engine", "error", "limit", "", "Dice", "verdict"):
+        table.add_column(heading, justify="right" if heading in ("error", "limit", "Dice") else "left", no_wrap=True)
+    for row in report.rows:
+        engine = f"{row.engine} {row.precision}" if row.engine else "any"
+        dice = "" if row.dice is None else f"{row.dice:.5f}"
+        verdict = "[green]same[/]" if row.ok else "[bold red]DRIFTED[/]"
+        table.add_row(row.stage, engine, f"{row.error:.2g}", f"{row.limit:.2g}", row.unit, dice, verdict)
+    return table
+
+
+def of_measurements(measurements: Sequence[Measurement]) -> Table:
+    """Return one line per engine: p50 (p95, p99) milliseconds of each stage."""
+    count = measurements[0].samples
+    table = Table(title=f"milliseconds per image: p50 (p95, p99), n = {count}", title_justify="left")
+    table.add_column("engine", no_wrap=True)
+    for stage in STAGES:
+        table.add_column(stage, justify="right")
+    table.add_column("images/s", justify="right")
+    for measured in measurements:
+        cells = []
+        for stage in STAGES:
+            marks = measured.stages[stage]
+            cells.append(f"{marks.p50:.2f} ({marks.p95:.2f}, {marks.p99:.2f})")
+        table.add_row(f"{measured.engine} {measured.precision}", *cells, f"{measured.images_per_second:.1f}")
+    return table
+
+
+def of_engines(entries: Sequence[Status]) -> Table:
+    """Return one line per engine: whether it runs here, and why not."""
+    table = Table(title="engines", title_justify="left", show_lines=False)
+    table.add_column("engine", no_wrap=True)
+    table.add_column("runs here", no_wrap=True)
+    table.add_column("version, or what is missing", overflow="fold")
+    for entry in entries:
+        table.add_row(entry.name, "[green]yes[/]" if entry.version else "[red]no[/]", entry.version or entry.reason)
+    return table
+
+
+def of_manifest(path: str, manifest: Manifest) -> Table:
+    """Return the manifest, one field a line."""
+    table = Table(title=path, title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in manifest.model_dump(mode="json", exclude={"files", "palette", "labels"}).items():
+        if value not in (None, {}, []):
+            shown = ", ".join(f"{key}: {item}" for key, item in value.items()) if isinstance(value, dict) else value
+            table.add_row(name, str(shown))
+    for index, (label, color) in enumerate(zip(manifest.labels, manifest.palette, strict=True)):
+        note = " (background)" if index == manifest.background else ""
+        table.add_row(f"label {index}", f"[rgb({color[0]},{color[1]},{color[2]})]██[/] {label}{note}")
+    for name, entry in manifest.files.items():
+        table.add_row(name, f"{entry.size:,} bytes, sha256 {entry.sha256[:16]}…")
+    return table

@@ -1,0 +1,17 @@
+"""How far an answer may drift and still be called the same: the one table that verify, export and the tests read.
+
+Logit errors are relative: max |a - b| / max(1, max |reference|). Mask errors are the share of pixels that change class.
+The figures for reduced precision say what arithmetic costs, not what a task tolerates: that is measured at export.
+"""
+
+from typing import Final
+
+LOGITS: Final = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2, "int8": 2.5e-1}
+MASK_PIXELS: Final = {"fp32": 1e-3, "fp16": 5e-3, "bf16": 2e-2, "int8": 5e-2}
+
+# JPEG decoders may round a sample differently; resizing then spreads that. A swapped channel is far outside.
+DECODE_MEAN: Final = 1.0
+RESIZE_MEAN: Final = 1.0
+
+# Bilinear upsampling in float32, relative to max |logit|: only pixels this close to the threshold may differ.
+UPSAMPLE: Final = 1e-5

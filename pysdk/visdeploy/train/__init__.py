@@ -1,0 +1,13 @@
+"""Training on Lightning: `fit(dataset, TrainOptions(...))`."""
+
+from visdeploy.errors import MissingDependencyError
+
+try:
+    from visdeploy.train.fit import TrainResult, fit
+    from visdeploy.train.options import TrainOptions
+except ModuleNotFoundError as error:
+    raise MissingDependencyError(
+        f"visdeploy.train needs {error.name}, which is not installed: pip install 'visdeploy[train]'"
+    ) from error
+
+__all__ = ["TrainOptions", "TrainResult", "fit"]

@@ -1,0 +1,53 @@
+"""`model.pt`: a trained network that says by itself what it is."""
+
+import pickle
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from visdeploy import models
+from visdeploy.errors import InputError
+from visdeploy.spec import Spec
+
+_FORMAT = "visdeploy-checkpoint-1"
+
+
+def save(path: Path, net: nn.Module, spec: Spec) -> None:
+    """Write weights and spec, whole or not at all."""
+    if spec.architecture is None:
+        raise InputError("[checkpoint] spec: architecture is missing, so the file could not be loaded again")
+    content = {"format": _FORMAT, "spec": spec.model_dump_json(), "state_dict": net.state_dict()}
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        torch.save(content, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> tuple[nn.Module, Spec]:
+    """Rebuild the network of a file that `save` wrote, or of a run's folder; no code in the file is run.
+
+    Raises:
+        InputError: The file is missing, damaged or not a visdeploy checkpoint.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.pt"
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"[checkpoint] {path}: no such file; a finished training run leaves it") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"[checkpoint] {path}: not readable as a checkpoint ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise InputError(f"[checkpoint] {path}: not written by `visdeploy train`")
+    spec = Spec.model_validate_json(content["spec"])
+    if spec.architecture is None:
+        raise InputError(f"[checkpoint] {path}: its spec names no architecture")
+    net = models.create(**spec.architecture)
+    net.load_state_dict(content["state_dict"])
+    return net.eval(), spec

@@ -1,0 +1,254 @@
+"""From a folder of images and masks to the best checkpoint, in stages of growing size."""
+
+import copy
+import dataclasses
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
+from torch import Tensor, nn
+
+from visdeploy import image, models
+from visdeploy.data import Dataset, check_or_raise
+from visdeploy.data.augment import Augment
+from visdeploy.errors import InputError
+from visdeploy.spec import Spec
+from visdeploy.train import checkpoint
+from visdeploy.train.journal import Journal
+from visdeploy.train.loader import Pairs, class_frequencies, loaders
+from visdeploy.train.options import TrainOptions
+from visdeploy.train.task import SegmentationTask
+
+GOLDEN_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves.
+
+    Attributes:
+        checkpoint: The best weights by validation metric, with their spec; `visdeploy export` takes it.
+        metrics: The validation figures of those weights, at training size.
+        seconds: How long the run took.
+    """
+
+    checkpoint: Path
+    metrics: dict[str, float]
+    seconds: float
+
+
+def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> TrainResult:
+    """Train a segmentation model.
+
+    Args:
+        dataset: What `visdeploy.data.open` returns; it is checked as a whole before the first step.
+        options: See `TrainOptions`. The folder `options.out` gets `model.pt`, `history.csv`, `curves.png`, `golden/`
+            and a folder per stage.
+        resume: Continue the run in `options.out` where it stopped.
+
+    Raises:
+        InputError: The data have problems (all are listed), the loss stopped being finite (the files are named), or
+            the folder holds another run.
+    """
+    start = time.perf_counter()
+    check_or_raise(dataset)
+    _claim(options, resume)
+    specs = [_spec(dataset, options, size) for size in options.sizes]
+    lightning.seed_everything(options.seed, verbose=False)
+    net = models.create(**(specs[0].architecture or {}), weights=options.weights)
+    net = net.to(memory_format=torch.channels_last)
+    figures: dict[str, float] = {}
+    for stage, spec in enumerate(specs):
+        figures = _run_stage(dataset, options, spec, stage, net)
+    final = specs[-1].model_copy(update={"metrics": figures})
+    path = options.out / "model.pt"
+    checkpoint.save(path, net, final)
+    _save_golden(dataset, options.out / "golden")
+    return TrainResult(path, figures, time.perf_counter() - start)
+
+
+def _claim(options: TrainOptions, resume: bool) -> None:
+    record = options.out / "options.json"
+    now = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    if record.is_file():
+        before = json.loads(record.read_text())
+        if not resume:
+            raise InputError(f"[train] out: {options.out} already holds a run; pass --resume, or another folder")
+        changed = [name for name in now if name != "out" and before.get(name) != now[name]]
+        if changed:
+            said = "; ".join(f"{name} was {before.get(name)}, now {now[name]}" for name in changed)
+            raise InputError(f"[train] resume: the run in {options.out} was started with other options: {said}")
+        return
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(now, indent=1))
+    except OSError as error:
+        raise InputError(f"[train] out: cannot write to {options.out} ({error.strerror})") from error
+
+
+def _spec(dataset: Dataset, options: TrainOptions, size: tuple[int, int]) -> Spec:
+    binary = len(dataset.labels) == 2 and dataset.background is not None
+    architecture = {"name": options.arch, "encoder": options.encoder} | options.model
+    architecture["num_classes"] = 1 if binary else len(dataset.labels)
+    mean, std = models.normalisation(options.encoder)
+    return Spec(
+        task="segmentation",
+        labels=dataset.labels,
+        palette=dataset.palette,
+        background=dataset.background,
+        size=size,
+        mean=mean,
+        std=std,
+        resize=options.resize,
+        activation="sigmoid" if binary else "softmax",
+        architecture=architecture,
+    )
+
+
+def _run_stage(
+    dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, net: nn.Module
+) -> dict[str, float]:
+    """Train one stage unless an earlier run finished it, and leave its best weights in `net`."""
+    folder = options.out / f"stage-{stage}-{spec.size[0]}x{spec.size[1]}"
+    summary = folder / "best.json"
+    if not summary.is_file():
+        augment = Augment(
+            flip=options.flip, rotate=options.rotate, scale=options.scale, lighting=options.lighting
+        )
+        train, val = Pairs(dataset.train, spec, augment), Pairs(dataset.val, spec)
+        classes = len(spec.labels)
+        balanced = options.class_weights == "balanced" and not spec.binary
+        weights = _balanced(class_frequencies(train, classes)) if balanced else None
+        task = SegmentationTask(net, spec, options, stage, weights)
+        _train(task, train, val, folder, stage)
+    best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    net.load_state_dict({name.removeprefix("net."): value for name, value in best.items() if name.startswith("net.")})
+    figures: dict[str, float] = json.loads(summary.read_text())
+    return figures
+
+
+def _train(task: SegmentationTask, train: Pairs, val: Pairs, folder: Path, stage: int) -> None:
+    options, spec = task.options, task.spec
+    precision = _choose_precision(options, task.net, spec)
+    train_loader, val_loader = loaders(train, val, options.batch, options.seed + stage)
+    common: dict[str, Any] = {
+        "accelerator": "auto",
+        "devices": 1,
+        "precision": "bf16-mixed" if precision == "bf16" else "32-true",
+        "logger": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": folder,
+        "log_every_n_steps": 1,
+        "gradient_clip_val": 5.0,
+    }
+    with _quiet():
+        if options.lr is None and not (folder / "last.ckpt").is_file():
+            task.lr = _find_lr(task, common, train_loader, folder)
+        best = _Best(folder)
+        callbacks: list[Any] = [best, Journal(options.out, stage, spec.size)]
+        if options.ema:
+            callbacks.append(EMAWeightAveraging(decay=options.ema))
+        trainer = lightning.Trainer(max_epochs=options.epochs_of(stage), callbacks=callbacks, **common)
+        last = folder / "last.ckpt"
+        try:
+            trainer.fit(task, train_loader, val_loader, ckpt_path=last if last.is_file() else None)
+        except SystemExit as error:
+            # Lightning turns Ctrl-C into an exit of its own.
+            raise KeyboardInterrupt from error
+    (folder / "best.json").write_text(json.dumps(best.figures))
+
+
+class _Best(ModelCheckpoint):
+    """Keeps `best.ckpt` by validation metric and `last.ckpt` for resuming; remembers the best figures."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder, filename="best", monitor="score", mode="max", save_last=True, enable_version_counter=False
+        )
+        self.figures: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, SegmentationTask)
+        if self.best_model_score is None or trainer.callback_metrics["score"] > self.best_model_score:
+            self.figures = dict(pl_module.figures)
+        super().on_validation_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"figures": self.figures}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.figures = state_dict["figures"]
+
+
+def _choose_precision(options: TrainOptions, net: nn.Module, spec: Spec) -> str:
+    if options.precision != "auto":
+        return options.precision
+    seconds = {name: _time_step(net, spec, options.batch, name) for name in ("fp32", "bf16")}
+    chosen = min(seconds, key=lambda precision: seconds[precision])
+    timed = ", ".join(f"{name} {value * 1000:.0f} ms" for name, value in seconds.items())
+    print(f"  precision: {chosen} (a batch forward and backward: {timed})", flush=True)
+    return chosen
+
+
+def _time_step(net: nn.Module, spec: Spec, batch: int, precision: str) -> float:
+    trial = copy.deepcopy(net).train()
+    images = torch.zeros(batch, 3, *spec.size).contiguous(memory_format=torch.channels_last)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            trial(images).float().mean().backward()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def _find_lr(task: SegmentationTask, common: dict[str, Any], loader: Any, folder: Path) -> float:
+    steps = 60
+    trainer = lightning.Trainer(max_epochs=-(-steps // len(loader)) + 1, **common)
+    finder = Tuner(trainer).lr_find(task, loader, num_training=steps, max_lr=0.3, update_attr=False)
+    suggestion = finder.suggestion() if finder is not None else None
+    if finder is None or suggestion is None:
+        raise InputError("[train] lr: the learning-rate finder saw no falling loss; give --lr")
+    figure = finder.plot(suggest=True)
+    figure.savefig(folder / "lr_finder.png", dpi=120)
+    print(f"  learning rate: {suggestion:.2e} (curve in {folder / 'lr_finder.png'})", flush=True)
+    return float(suggestion)
+
+
+def _balanced(frequencies: Tensor) -> Tensor:
+    weights = frequencies.clamp(min=1e-4).rsqrt()
+    return weights / weights.mean()
+
+
+def _save_golden(dataset: Dataset, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for item in list(dataset.val or dataset.train)[:GOLDEN_IMAGES]:
+        image.write(folder / f"{Path(item.name).stem}.png", item.load_image())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's advice; its warnings about this module's own choices say nothing to a user."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            warnings.filterwarnings("ignore", message=r".*(does not have many workers|isinstance\(treespec).*")
+            yield
+    finally:
+        logger.setLevel(level)

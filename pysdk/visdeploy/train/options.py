@@ -1,0 +1,85 @@
+"""Everything that decides a training run, in one place; the command line fills it in."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from visdeploy.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `fit` needs to know; the defaults suit a few hundred images and two cores.
+
+    Attributes:
+        out: Folder of the run: checkpoints, curves, golden images.
+        arch: A name of `models.list()`.
+        encoder: The backbone, see `models.create`.
+        weights: File or published tag of encoder weights; None starts from random ones.
+        model: Further options of the model, such as `decoder_channels`.
+        sizes: Height and width of each stage; a later stage continues from the best weights of the one before.
+        epochs: Passes over the training data, per stage (one number serves all stages).
+        batch: Images per step.
+        lr: Peak learning rate of the decoder; None runs the learning-rate finder first.
+        encoder_lr: The encoder's learning rate as a share of the decoder's.
+        weight_decay: AdamW's.
+        warmup: Share of the steps in which the one-cycle schedule rises.
+        freeze_epochs: Epochs of the first stage in which the encoder stands still; None means 1 with `weights`, else 0.
+        freeze_bn: Keep the encoder's BatchNorm statistics for the whole run, not only while it is frozen.
+        ema: Decay of the running average of the weights that is validated and kept; 0 turns it off.
+        dice: Weight of the Dice loss beside cross-entropy.
+        class_weights: "none", or "balanced" by the square root of the inverse pixel frequency.
+        pos_weight: Factor on foreground pixels of a binary task.
+        flip: Mirror half of the images.
+        rotate: Largest rotation in degrees.
+        scale: Range of the random zoom.
+        lighting: Range of the random brightness and contrast.
+        resize: How images reach network size, see `Spec.resize`: "stretch" or "letterbox".
+        precision: "fp32", "bf16", or "auto": both are timed at the start and the faster one is used.
+        seed: Makes two runs on one machine the same.
+    """
+
+    out: Path
+    arch: str = "unet"
+    encoder: str = "resnet34"
+    weights: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    sizes: tuple[tuple[int, int], ...] = ((256, 256),)
+    epochs: tuple[int, ...] = (20,)
+    batch: int = 8
+    lr: float | None = 1e-3
+    encoder_lr: float = 0.3
+    weight_decay: float = 1e-2
+    warmup: float = 0.2
+    freeze_epochs: int | None = None
+    freeze_bn: bool = False
+    ema: float = 0.98
+    dice: float = 0.5
+    class_weights: Literal["none", "balanced"] = "none"
+    pos_weight: float = 1.0
+    flip: bool = True
+    rotate: float = 5.0
+    scale: tuple[float, float] = (0.8, 1.4)
+    lighting: float = 0.2
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.epochs) not in (1, len(self.sizes)):
+            raise InputError(f"[train] epochs: expected 1 or {len(self.sizes)} numbers, got {len(self.epochs)}")
+        for name in ("batch", *(("lr",) if self.lr is not None else ())):
+            if getattr(self, name) <= 0:
+                raise InputError(f"[train] {name}: expected a positive number, got {getattr(self, name)}")
+        if min(self.epochs) < 1:
+            raise InputError(f"[train] epochs: expected at least 1, got {min(self.epochs)}")
+
+    def epochs_of(self, stage: int) -> int:
+        """Return the number of epochs of one stage."""
+        return self.epochs[stage if len(self.epochs) > 1 else 0]
+
+    def frozen_epochs_of(self, stage: int) -> int:
+        """Return how many epochs of one stage leave the encoder alone."""
+        if stage > 0:
+            return 0
+        return self.freeze_epochs if self.freeze_epochs is not None else int(self.weights is not None)

@@ -1,0 +1,233 @@
+"""What a prediction returns."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from visdeploy import mask
+from visdeploy.errors import InputError, MissingDependencyError, VisdeployError
+
+Rle = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds that each stage took for one image; inference is its share of the batch."""
+
+    decode_ms: float = 0.0
+    resize_ms: float = 0.0
+    infer_ms: float = 0.0
+    postprocess_ms: float = 0.0
+
+    @property
+    def total_ms(self) -> float:
+        """The sum of all stages."""
+        return self.decode_ms + self.resize_ms + self.infer_ms + self.postprocess_ms
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The classes found in one image.
+
+    Attributes:
+        rle: COCO RLE dicts (`size` [H, W], `counts` bytes) at the source image's size, one per class found; the
+            background is left out.
+        labels: (K,) int64 class index of each.
+        size: Height and width of the source image.
+        background: Class index of the pixels that no mask covers.
+        logits: (C, h, w) float32 network output of the part that is image, at network resolution.
+        activation: How logits become probabilities, see `Spec.activation`.
+    """
+
+    rle: list[Rle]
+    labels: NDArray[np.int64]
+    size: tuple[int, int]
+    background: int
+    logits: NDArray[np.float32] = field(repr=False)
+    activation: str = field(repr=False)
+
+    def to_numpy(self) -> NDArray[np.uint8]:
+        """Return the (H, W) class map."""
+        classes = np.full(self.size, self.background, np.uint8)
+        for rle, label in zip(self.rle, self.labels, strict=True):
+            classes[mask.decode(rle, order="C").view(bool)] = label
+        return classes
+
+    def probability(self) -> NDArray[np.float32]:
+        """Return (H, W) probability of the foreground, or (C, H, W) of every class where there are several."""
+        height, width = self.size
+        planes = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in self.logits])
+        if self.activation == "sigmoid":
+            planes = 1 / (1 + np.exp(-planes.astype(np.float64)))
+        elif self.activation == "softmax":
+            planes = np.exp(planes.astype(np.float64) - planes.max(0))
+            planes /= planes.sum(0)
+        return (planes[0] if len(planes) == 1 else planes).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The objects found in one image, best first.
+
+    Attributes:
+        xyxy: (N, 4) float32 corners in pixels of the source image.
+        scores: (N,) float32.
+        labels: (N,) int64 class index.
+    """
+
+    xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn image.
+
+    Attributes:
+        array: (H, W, 3) uint8 RGB.
+    """
+
+    array: NDArray[np.uint8]
+
+    def save(self, path: str | Path) -> None:
+        """Write it as PNG, JPEG or WebP, by the extension."""
+        from visdeploy import image
+
+        image.write(path, self.array)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer for one image.
+
+    Attributes:
+        source: Where the image came from: its path, or a word for what was passed in.
+        index: Its position in the list or stream.
+        labels: The model's class names by index.
+        palette: The model's RGB colour per class.
+        size: Height and width of the source image; (0, 0) where it could not be read.
+        masks: What a segmenter found; None for a detector.
+        boxes: What a detector found; None for a segmenter.
+        timings: Milliseconds per stage.
+        error: What went wrong with this item of a stream; everything else is then empty.
+    """
+
+    source: str
+    index: int
+    labels: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] = field(repr=False)
+    size: tuple[int, int] = (0, 0)
+    masks: Masks | None = None
+    boxes: Boxes | None = None
+    timings: Timings = field(default_factory=Timings)
+    error: VisdeployError | None = None
+    image: NDArray[np.uint8] | None = field(default=None, repr=False)
+
+    def plot(self, opacity: float = 0.5) -> Picture:
+        """Draw the masks over the image, with a legend of the classes found."""
+        masks, pixels = self._found(), self.image
+        assert pixels is not None
+        colors = np.array(self.palette, np.uint8)
+        classes = masks.to_numpy()
+        shown = np.isin(classes, masks.labels)
+        blend = cv2.addWeighted(pixels, 1 - opacity, colors[classes], opacity, 0)
+        drawn = np.where(shown[..., None], blend, pixels)
+        for rle, label in zip(masks.rle, masks.labels, strict=True):
+            outline, _ = cv2.findContours(mask.decode(rle, order="C"), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(drawn, outline, -1, self.palette[label], max(1, min(self.size) // 400), cv2.LINE_AA)
+        _draw_legend(drawn, [(self.labels[label], self.palette[label]) for label in masks.labels])
+        return Picture(drawn)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but pixels as plain Python values; `counts` are str."""
+        document: dict[str, Any] = {"source": self.source, "index": self.index, "size": list(self.size)}
+        if self.error is not None:
+            return document | {"error": str(self.error)}
+        masks = self._found()
+        found = [
+            {"label": int(label), "name": self.labels[label], "rle": _as_text(rle), "area": int(mask.area(rle))}
+            for rle, label in zip(masks.rle, masks.labels, strict=True)
+        ]
+        stages = ("decode", "resize", "infer", "postprocess")
+        timings = {f"{stage}_ms": round(getattr(self.timings, f"{stage}_ms"), 3) for stage in stages}
+        return document | {"masks": found, "timings": timings}
+
+    def to_json(self) -> str:
+        """Return `to_dict` as one JSON document."""
+        return json.dumps(self.to_dict())
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Return COCO annotations, one per class found; `category_id` is the class index."""
+        masks = self._found()
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(label),
+                "segmentation": _as_text(rle),
+                "area": int(mask.area(rle)),
+                "bbox": [float(value) for value in mask.toBbox(rle)],
+                "iscrowd": 0,
+            }
+            for rle, label in zip(masks.rle, masks.labels, strict=True)
+        ]
+
+    def to_kaggle(self, label: int | None = None, *, order: Literal["row", "column"] = "row") -> str:
+        """Return "start length start length ..." of one class, one-based; empty where nothing was found.
+
+        Args:
+            label: Class index; may be left out where there is only one besides the background.
+            order: "row" counts pixels left to right, then top to bottom, as Carvana does; "column" the other way.
+        """
+        masks = self._found()
+        if label is None:
+            if len(self.labels) != 2:
+                raise InputError(f"[to_kaggle] label: the model has {len(self.labels)} classes; say which one to write")
+            label = 1 - masks.background
+        for rle, found in zip(masks.rle, masks.labels, strict=True):
+            if found == label:
+                return mask.to_kaggle(rle, order=order)
+        return ""
+
+    def to_supervision(self) -> Any:
+        """Return `supervision.Detections` with one mask per class found; needs the supervision package."""
+        try:
+            import supervision
+        except ImportError as error:
+            raise MissingDependencyError("supervision is not installed: pip install supervision") from error
+        masks = self._found()
+        dense = np.array([mask.decode(rle) for rle in masks.rle], bool).reshape(-1, *self.size)
+        boxes = np.array([mask.toBbox(rle) for rle in masks.rle], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return supervision.Detections(xyxy=boxes, mask=dense, class_id=masks.labels)
+
+    def _found(self) -> Masks:
+        if self.error is not None:
+            raise self.error
+        assert self.masks is not None
+        return self.masks
+
+
+def _as_text(rle: Rle) -> Rle:
+    return {"size": [int(side) for side in rle["size"]], "counts": bytes(rle["counts"]).decode()}
+
+
+def _draw_legend(drawn: NDArray[np.uint8], entries: list[tuple[str, tuple[int, int, int]]]) -> None:
+    height, width = drawn.shape[:2]
+    if not entries or min(height, width) < 120:
+        return
+    scale = max(0.35, min(height, width) / 1100)
+    line = round(28 * scale)
+    for row, (name, color) in enumerate(entries):
+        top = line // 2 + row * line
+        if top + line > height:
+            return
+        cv2.rectangle(drawn, (line // 2, top), (line // 2 + round(0.7 * line), top + round(0.7 * line)), color, -1)
+        place = (round(1.5 * line), top + round(0.6 * line))
+        for shade, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(drawn, name, place, cv2.FONT_HERSHEY_SIMPLEX, scale, shade, thickness, cv2.LINE_AA)
