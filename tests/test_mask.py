@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
+
 from visdeploy import mask, reference
 from visdeploy.errors import InputError
 
@@ -326,7 +327,9 @@ def rles_in(node: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.realdata
 def test_real_rles(data_dir: Path) -> None:
-    rles = [rle for path in sorted((data_dir / "coco_rle").glob("*.json")) for rle in rles_in(json.loads(path.read_text()))]
+    rles = [
+        rle for path in sorted((data_dir / "coco_rle").glob("*.json")) for rle in rles_in(json.loads(path.read_text()))
+    ]
     assert len(rles) > 500
     for rle in rles:
         compressed = coco.frPyObjects(rle, *rle["size"]) if isinstance(rle["counts"], list) else rle

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from visdeploy import ops, reference
 from visdeploy.errors import InputError
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from visdeploy import mask, ops, reference
 from visdeploy.errors import InputError
 
@@ -30,7 +31,12 @@ def test_best_class_everywhere(classes: int, source: tuple[int, int], size: tupl
 
 
 @given(
-    st.integers(1, 5), st.integers(1, 20), st.integers(1, 20), st.integers(1, 70), st.integers(1, 70), st.integers(0, 99)
+    st.integers(1, 5),
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.integers(0, 99),
 )
 def test_any_logits(classes: int, h: int, w: int, height: int, width: int, seed: int) -> None:
     check(np.random.default_rng(seed).normal(size=(classes, h, w)).astype(np.float32), (height, width))

@@ -43,7 +43,7 @@ std::string to_string(const Rle& rle) {
     // One bit more than the magnitude needs, for the sign; never zero, so that it may be counted.
     const int length = 65 - __builtin_clzll(static_cast<std::uint64_t>(x ^ (x >> 63)) | 1);
     const int groups = (length + 4) / 5;
-    // Five bits to a byte, by halving: 40 bits to 2 x 20, to 4 x 10, to 8 x 5.
+    // Five bits to a byte, by halving: 40 bits, more than kMaxPixels needs, to 2 x 20, to 4 x 10, to 8 x 5.
     std::uint64_t spread = (bits & 0xfffff) | (bits & 0xfffff00000) << 12;
     spread = (spread & 0x000003ff000003ff) | (spread & 0x000ffc00000ffc00) << 6;
     spread = (spread & 0x001f001f001f001f) | (spread & 0x03e003e003e003e0) << 3;

@@ -62,7 +62,9 @@ class Transitions {
   std::vector<std::int64_t> sorted(std::int64_t width, std::int64_t lines) const {
     const auto position = [&](const Point& p) { return std::int64_t{p.index} * lines + p.line; };
     const auto begin = points_.begin(), end = begin + static_cast<std::ptrdiff_t>(size_);
-    std::vector<std::int64_t> positions(size_);
+    std::vector<std::int64_t> positions;
+    positions.reserve(size_ + 1);  // to_counts adds one
+    positions.resize(size_);
     // Few points in a huge image: a table of its width would cost more than it saves.
     if (static_cast<std::size_t>(width) / 16 > size_) {
       std::transform(begin, end, positions.begin(), position);
@@ -82,7 +84,7 @@ class Transitions {
   // The indices as they were added, for lines that follow the runs.
   std::vector<std::int64_t> in_order() const {
     std::vector<std::int64_t> positions;
-    positions.reserve(size_);
+    positions.reserve(size_ + 1);
     for (std::size_t i = 0; i < size_; ++i) positions.push_back(points_[i].index);
     return positions;
   }

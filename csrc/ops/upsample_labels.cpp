@@ -15,6 +15,16 @@ float finite(float value) {
   return value < -kLargest ? -kLargest : value;
 }
 
+// The first index from i on whose byte is not zero, or the size.
+std::size_t next_nonzero(const std::vector<std::uint8_t>& bytes, std::size_t i) {
+  for (std::uint64_t word; i + sizeof(word) <= bytes.size(); i += sizeof(word)) {
+    std::memcpy(&word, bytes.data() + i, sizeof(word));
+    if (word) break;
+  }
+  while (i < bytes.size() && !bytes[i]) ++i;
+  return i;
+}
+
 }  // namespace
 
 Taps::Taps(std::int64_t source, std::int64_t target)
@@ -44,8 +54,7 @@ LabelRows::LabelRows(const Tensor& logits, Size size, float floor, std::uint8_t 
     while (x < width_ && columns_.low[static_cast<std::size_t>(x)] < cell) ++x;
     cell_begin_.push_back(x);
   }
-  mixed_.assign(cells, 1);
-  was_mixed_ = mixed_;
+  mixed_.resize(cells);
   for (SourceRow* row : {&low_, &high_}) {
     row->values.resize(static_cast<std::size_t>(classes_) * cells);
     row->wide.resize(static_cast<std::size_t>(classes_ * width_));
@@ -110,8 +119,9 @@ void LabelRows::stretch(SourceRow& row) const {
   for (std::int64_t c = 0; c < classes_; ++c) {
     const float* values = row.values.data() + c * source_width_;
     float* wide = row.wide.data() + c * width_;
-    for (const Span& span : spans_) {
-      for (auto x = static_cast<std::size_t>(span.begin); x < static_cast<std::size_t>(span.end); ++x) {
+    for (const auto [begin, end] : spans_) {
+      const auto last = static_cast<std::size_t>(cell_begin_[end]);
+      for (auto x = static_cast<std::size_t>(cell_begin_[begin]); x < last; ++x) {
         const float w = columns_.weight[x];
         wide[x] = values[columns_.low[x]] * (1 - w) + values[columns_.high[x]] * w;
       }
@@ -125,7 +135,6 @@ void LabelRows::enter(std::int64_t low, std::int64_t high) {
   if (low != low_.index) read(low_, low);
   if (high != high_.index) read(high_, high);
 
-  std::swap(mixed_, was_mixed_);
   const std::uint8_t *a = low_.labels.data(), *b = high_.labels.data();
   const std::int64_t last = source_width_ - 1;
   for (std::int64_t c = 0; c < last; ++c) {
@@ -134,12 +143,13 @@ void LabelRows::enter(std::int64_t low, std::int64_t high) {
   }
   mixed_[static_cast<std::size_t>(last)] = a[last] ^ b[last];
 
+  std::swap(spans_, spans_before_);
   spans_.clear();
-  for (auto cell = mixed_.begin(); cell != mixed_.end();) {
-    const auto begin = std::find_if(cell, mixed_.end(), [](std::uint8_t m) { return m != 0; });
-    cell = std::find(begin, mixed_.end(), 0);
-    const auto column = [&](auto c) { return cell_begin_[static_cast<std::size_t>(c - mixed_.begin())]; };
-    if (begin != cell) spans_.push_back({column(begin), column(cell)});
+  const std::size_t cells = mixed_.size();
+  for (std::size_t cell = 0; (cell = next_nonzero(mixed_, cell)) < cells;) {
+    const std::size_t begin = cell;
+    while (cell < cells && mixed_[cell]) ++cell;
+    spans_.push_back({begin, cell});
   }
   stretch(low_);
   stretch(high_);
@@ -152,14 +162,18 @@ void LabelRows::row(std::int64_t y, const std::uint8_t* before, std::uint8_t* ou
     std::copy(low_.labels.begin(), low_.labels.end(), out);
     return;
   }
-  const bool entering = low != low_.index || high != high_.index;
   const bool adjoins = low == low_.index || low == high_.index;
-  if (entering) enter(low, high);
+  const bool entering = low != low_.index || high != high_.index;
   if (adjoins) std::memcpy(out, before, static_cast<std::size_t>(width_));
-  // A cell that was and stays uniform shares a source row with the pair before, and so its label.
-  for (std::size_t c = 0; entering && c < mixed_.size(); ++c) {
-    if (mixed_[c] || (adjoins && !was_mixed_[c])) continue;
-    std::fill(out + cell_begin_[c], out + cell_begin_[c + 1], low_.labels[c]);
+  if (entering) {
+    enter(low, high);
+    // A cell that was and stays uniform shares a source row with the pair before, and so its label.
+    if (!adjoins) spans_before_ = {{0, mixed_.size()}};
+    for (const auto [begin, end] : spans_before_) {
+      for (std::size_t c = begin; c < end; ++c) {
+        if (!mixed_[c]) std::fill(out + cell_begin_[c], out + cell_begin_[c + 1], low_.labels[c]);
+      }
+    }
   }
   const float w = rows_.weight[static_cast<std::size_t>(y)];
   const auto value = [&](std::int64_t c, std::int64_t begin) {
@@ -167,7 +181,7 @@ void LabelRows::row(std::int64_t y, const std::uint8_t* before, std::uint8_t* ou
     const float* b = high_.wide.data() + c * width_ + begin;
     return [a, b, w](std::int64_t i) { return a[i] * (1 - w) + b[i] * w; };
   };
-  for (const Span& span : spans_) label(span.begin, span.end, value, out);
+  for (const auto [begin, end] : spans_) label(cell_begin_[begin], cell_begin_[end], value, out);
 }
 
 }  // namespace visdeploy::cpu

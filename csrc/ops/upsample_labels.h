@@ -33,7 +33,7 @@ class LabelRows {
 
  private:
   struct Span {
-    std::int64_t begin, end;
+    std::size_t begin, end;
   };
   // A source row: its logits (C, w), their labels, and the logits stretched to (C, W) inside the spans.
   struct SourceRow {
@@ -53,11 +53,11 @@ class LabelRows {
   const float floor_;
   const std::uint8_t first_label_;
   const Taps rows_, columns_;
-  std::vector<std::int64_t> cell_begin_;  // first output column of each source column
+  std::vector<std::int64_t> cell_begin_;  // the first output column of each source column
 
   SourceRow low_, high_;
-  std::vector<std::uint8_t> mixed_, was_mixed_;  // by source column: do the four corners of the cell disagree?
-  std::vector<Span> spans_;                      // the output columns of the mixed cells
+  std::vector<std::uint8_t> mixed_;         // by source column: do the four corners of the cell disagree?
+  std::vector<Span> spans_, spans_before_;  // the mixed cells of this pair of source rows, and of the pair before
 };
 
 }  // namespace visdeploy::cpu

@@ -430,5 +430,3 @@ def _track(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
     if screen.is_terminal:
         return track(items, what, total=total, console=screen)
     return items
-
-

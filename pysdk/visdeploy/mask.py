@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 try:
-    from visdeploy import _core
+    from visdeploy import _core as _core
 except ImportError as error:
     raise ImportError(
-        "visdeploy._core is not built: run `pip install --no-build-isolation -e .` in the source tree, or install a wheel"
+        "visdeploy._core is not built: run `pip install -e .` in the source tree, or install a wheel"
     ) from error
 from visdeploy.errors import InputError
 
@@ -77,7 +77,8 @@ def decode(
     if order == "F":
         masks = masks.transpose(0, 2, 1)
     if not isinstance(rle, list):
-        return masks[0]
+        first: NDArray[np.uint8] = masks[0]
+        return first
     return masks if axis == 0 else masks.transpose(1, 2, 0)
 
 

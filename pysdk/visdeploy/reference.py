@@ -85,7 +85,8 @@ def upsample(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
         low = np.floor(at).astype(np.int64)
         weight = (at - low).astype(np.float32)
         high = low + (weight > 0)
-        return values[..., low] * (1 - weight) + values[..., high] * weight
+        stretched: NDArray[np.float32] = values[..., low] * (1 - weight) + values[..., high] * weight
+        return stretched
 
     finite = np.clip(logits, -np.finfo(np.float32).max / 2, np.finfo(np.float32).max / 2)
     wide = along_last(finite, size[1])

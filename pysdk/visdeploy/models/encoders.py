@@ -29,6 +29,15 @@ class Encoder(nn.Module):
     channels: list[int]
     strides: list[int]
 
+    def divides_evenly(self) -> bool:
+        """Whether every feature map has exactly 1 / stride of the input's size, padding rules considered."""
+        side = 2 * self.strides[-1]
+        was_training = self.training
+        with torch.no_grad():
+            features = self.eval()(torch.zeros(1, 3, side, side))
+        self.train(was_training)
+        return [feature.shape[-1] for feature in features] == [side // stride for stride in self.strides]
+
 
 class ResNetEncoder(Encoder):
     """A torchvision ResNet without its classifier."""
@@ -122,17 +131,6 @@ def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
         return fetch()
     except (OSError, RuntimeError) as error:
         raise InputError(f"[models] weights: {weights!r} is no file, and it cannot be downloaded ({error})") from error
-
-
-def match_size(x: Tensor, like: Tensor) -> Tensor:
-    """Crop or edge-pad `x` to the height and width of `like`.
-
-    A backbone that rounds odd sizes up leaves its neighbours a pixel apart.
-    """
-    dy, dx = like.shape[-2] - x.shape[-2], like.shape[-1] - x.shape[-1]
-    if dy == 0 and dx == 0:
-        return x
-    return torch.nn.functional.pad(x, [0, dx, 0, dy], mode="constant" if dy < 0 or dx < 0 else "replicate")
 
 
 def _import_timm() -> "timm":  # type: ignore[name-defined]  # noqa: F821

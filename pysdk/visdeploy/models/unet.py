@@ -2,15 +2,17 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from visdeploy.models.encoders import create_encoder, match_size
+from visdeploy.models.encoders import create_encoder
 
 
 class UnetBlock(nn.Module):
     """Upsample by a transposed convolution, join the cross feature, ReLU, BatchNorm."""
 
-    def __init__(self, up_channels: int, cross_channels: int, out_channels: int, scale: int) -> None:
+    def __init__(self, up_channels: int, cross_channels: int, out_channels: int, scale: int, even: bool) -> None:
         super().__init__()
+        self.even = even
         half = out_channels // 2
         self.tr_conv = nn.ConvTranspose2d(up_channels, out_channels - half, scale, stride=scale)
         self.x_conv = nn.Conv2d(cross_channels, half, 1)
@@ -18,7 +20,10 @@ class UnetBlock(nn.Module):
 
     def forward(self, up: Tensor, cross: Tensor) -> Tensor:
         """Map (B, up, h, w) and (B, cross, h * scale, w * scale) to (B, out, h * scale, w * scale)."""
-        up = match_size(self.tr_conv(up), cross)
+        up = self.tr_conv(up)
+        if not self.even:
+            # A backbone that pads in its own way leaves neighbouring maps a pixel apart.
+            up = functional.interpolate(up, size=cross.shape[-2:], mode="nearest")
         joined = torch.cat([up, self.x_conv(cross)], dim=1)
         out: Tensor = self.bn(torch.relu(joined))
         return out
@@ -33,16 +38,18 @@ class Unet(nn.Module):
         channels, strides = self.encoder.channels, self.encoder.strides
         self.divisor = strides[-1]
         self.blocks = nn.ModuleList()
+        even = self.encoder.divides_evenly()
         width = channels[-1]
         for level in range(len(channels) - 2, -1, -1):
             scale = strides[level + 1] // strides[level]
-            self.blocks.append(UnetBlock(width, channels[level], decoder_channels, scale))
+            self.blocks.append(UnetBlock(width, channels[level], decoder_channels, scale, even))
             width = decoder_channels
         self.head = nn.ConvTranspose2d(width, num_classes, strides[0], stride=strides[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised float32 (B, 3, H, W) to logits (B, num_classes, H, W)."""
-        if not torch.jit.is_tracing() and (x.shape[-2] % self.divisor != 0 or x.shape[-1] % self.divisor != 0):
+        fits = x.shape[-2] % self.divisor == 0 and x.shape[-1] % self.divisor == 0
+        if not torch.jit.is_tracing() and not fits:  # type: ignore[attr-defined,no-untyped-call]
             raise ValueError(
                 f"[unet] x: height and width must be divisible by {self.divisor}, got {x.shape[-2]} x {x.shape[-1]}; "
                 "visdeploy's predictor pads images by itself"

@@ -1,7 +1,5 @@
 """The native ops, as documented thin calls."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,8 +33,8 @@ def semantic_map(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[Rle]]:
     """Upsample the logits of every class and keep the best class of each pixel.
 
-    Values are bilinear with half-pixel centres and clamped edges. Ties take the lower class, NaN never wins, and a pixel
-    that is NaN in every class gets class 0.
+    Values are bilinear with half-pixel centres and clamped edges. Ties take the lower class, NaN never wins, and a
+    pixel that is NaN in every class gets class 0.
 
     Args:
         logits: (C, h, w) float32, 1 <= C <= 255.

@@ -115,16 +115,12 @@ def _spec(dataset: Dataset, options: TrainOptions, size: tuple[int, int]) -> Spe
     )
 
 
-def _run_stage(
-    dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, net: nn.Module
-) -> dict[str, float]:
+def _run_stage(dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, net: nn.Module) -> dict[str, float]:
     """Train one stage unless an earlier run finished it, and leave its best weights in `net`."""
     folder = options.out / f"stage-{stage}-{spec.size[0]}x{spec.size[1]}"
     summary = folder / "best.json"
     if not summary.is_file():
-        augment = Augment(
-            flip=options.flip, rotate=options.rotate, scale=options.scale, lighting=options.lighting
-        )
+        augment = Augment(flip=options.flip, rotate=options.rotate, scale=options.scale, lighting=options.lighting)
         train, val = Pairs(dataset.train, spec, augment), Pairs(dataset.val, spec)
         classes = len(spec.labels)
         balanced = options.class_weights == "balanced" and not spec.binary
@@ -186,7 +182,8 @@ class _Best(ModelCheckpoint):
         super().on_validation_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"figures": self.figures}
+        state: dict[str, Any] = super().state_dict()
+        return state | {"figures": self.figures}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)

@@ -62,8 +62,9 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     score = headline(rows[-1])
-    for position, (column, title) in enumerate((("loss", "training loss"), (score, f"validation {score}"), ("lr", "learning rate"))):
-        axes = figure.add_subplot(1, 3, position + 1)
+    panels = (("loss", "training loss"), (score, f"validation {score}"), ("lr", "learning rate"))
+    for position, (column, title) in enumerate(panels, 1):
+        axes = figure.add_subplot(1, 3, position)
         axes.plot(range(1, len(rows) + 1), [float(row[column]) for row in rows], color="#2a6f97")
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)

@@ -53,9 +53,7 @@ class Pairs(TorchDataset[Example]):
         return pair
 
 
-def loaders(
-    train: Pairs, val: Pairs, batch: int, seed: int
-) -> tuple[DataLoader[Example], DataLoader[Example]]:
+def loaders(train: Pairs, val: Pairs, batch: int, seed: int) -> tuple[DataLoader[Example], DataLoader[Example]]:
     """Batch both sets; the order of the training set depends on the seed alone.
 
     Loading stays in the training process: with the resized set in memory there is too little work for another.

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from visdeploy.errors import InputError
+from visdeploy.metrics import Confusion, headline
 from visdeploy.models import freeze_encoder
 from visdeploy.spec import Spec
 from visdeploy.train.losses import binary_loss, multiclass_loss
-from visdeploy.metrics import Confusion, headline
 from visdeploy.train.options import TrainOptions
 
 Batch = tuple[Tensor, Tensor, list[str]]

@@ -1,0 +1,48 @@
+# Every target works on a fresh machine with python3.11 (venv, headers), g++ and make; the first one fills .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+EXTRAS := dev,train,openvino,onnxruntime,torchscript
+NATIVE := CMakeLists.txt $(shell find csrc -type f)
+PY := pysdk tests bench
+
+.PHONY: demo test lint format bench wheel clean
+
+demo: .venv/.ready
+	$(BIN)/visdeploy demo --out demo_out
+
+test: .venv/.ready
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready
+	$(BIN)/ruff check $(PY)
+	$(BIN)/ruff format --check $(PY)
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp')
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix $(PY)
+	$(BIN)/ruff format $(PY)
+	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp')
+
+bench: .venv/.ready
+	for script in bench/bench_*.py; do $(BIN)/python $$script --json bench/results/$$(basename $$script .py).json || exit 1; done
+	$(BIN)/python bench/report.py
+
+wheel: .venv/.ready
+	$(BIN)/python -m build --wheel --outdir dist
+
+clean:
+	rm -rf .venv build dist demo_out
+
+.venv/.tools:
+	@echo "Filling .venv: about 3.3 GB to download and 6.4 GB on disk, most of it torch. pip stays quiet for some minutes."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25" "scikit-build-core>=1.1" "pybind11>=3.1" "cmake>=3.26" ninja
+	@touch $@
+
+# One step installs what is missing and builds what changed; without isolation, so that the build is incremental.
+.venv/.ready: .venv/.tools pyproject.toml constraints.txt $(NATIVE)
+	@echo "Installing packages and building the native module."
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
+		-Ccmake.define.VISDEPLOY_WERROR=ON --editable ".[$(EXTRAS)]"
+	@touch $@

@@ -1,0 +1,105 @@
+"""Interleaved timing of rivals that agree, and the JSON that README tables are made from."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BUDGET_S = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender of one case. `ratio` is how many times faster the first contender, which is ours, is."""
+
+    case: str
+    contender: str
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    n: int
+    ratio: float
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Compare results that may hold arrays."""
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) else bool(a == b)
+
+
+def compare(
+    case: str, contenders: dict[str, Callable[[], Any]], same: Callable[[Any, Any], bool] = equal, n: int | None = None
+) -> list[Row]:
+    """Check that all contenders answer alike, then time them in turns, ours first.
+
+    Args:
+        case: What is measured: op, shape, dtype.
+        contenders: Name to call.
+        same: Decides whether two answers agree.
+        n: Rounds; None fits about `BUDGET_S` per contender, at least 5.
+    """
+    answers = {name: call() for name, call in contenders.items()}
+    first, *others = answers
+    for name in others:
+        if not same(answers[first], answers[name]):
+            raise SystemExit(f"{case}: {first} and {name} disagree, so their times say nothing")
+    if n is None:
+        start = time.perf_counter()
+        for call in contenders.values():
+            call()
+        n = int(np.clip(BUDGET_S * len(contenders) / (time.perf_counter() - start), 5, 300))
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(n):
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    ours = float(np.median(times[first]))
+    rows = []
+    for name, values in times.items():
+        p10, median, p90 = np.percentile(values, [10, 50, 90]).tolist()
+        rows.append(Row(case, name, median, p10, p90, n, median / ours))
+        print(f"{case:40} {name:28} {median:9.3f} ms  [{p10:.3f}, {p90:.3f}]  n={n}  x{median / ours:.2f}", flush=True)
+    return rows
+
+
+def machine(packages: Sequence[str]) -> dict[str, Any]:
+    """Describe what the times were taken on."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent)
+        return done.stdout.strip()
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": models[0] if models else platform.processor(),
+        "threads": len(os.sched_getaffinity(0)),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain")),
+    }
+
+
+def main(cases: Callable[[], list[Row]], packages: Sequence[str]) -> None:
+    """Run a bench script: `--json PATH` keeps the result."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows = cases()
+    if arguments.json:
+        document = {**machine(packages), "rows": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
