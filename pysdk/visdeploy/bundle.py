@@ -1,26 +1,28 @@
 """`.vdz`: one file that holds a model, what it needs to be fed, and proof of what it answers.
 
 Note [canonical archive]
-A bundle is a zip that this module's writer alone could have written: members stored, in one order, times and flags
-fixed, no gap between them, and a comment with the sha256 of everything before it. So one digest covers every byte,
-structure included, and an archive with overlapping, hidden or duplicate members does not pass. Checksums prove that a
-bundle is whole, not who made it.
+A bundle is a zip that this module's writer alone could have written: the manifest first and the others by name, stored,
+times and flags fixed, nothing between them, and a comment with the sha256 of everything before it. The reader takes the
+members that the manifest lists and compares the file with what the writer makes of them, so hidden, duplicate, unlisted
+or compressed members cannot exist. Checksums prove that a bundle is whole, not who made it.
 """
 
 import hashlib
-import io
 import json
 import re
 import secrets
-import zipfile
-from collections.abc import Mapping
+import stat
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from visdeploy.errors import BundleError, InputError
-from visdeploy.spec import SCHEMA_VERSION, FileEntry, Manifest, Spec
+from visdeploy.spec import MAX_BYTES, SCHEMA_VERSION, FileEntry, Manifest, Spec
 
 __all__ = ["Bundle", "Manifest", "Spec", "write"]
 
@@ -30,11 +32,9 @@ ONNX = "model.onnx"
 GOLDEN = "golden.npz"
 
 _MAX_MANIFEST = 16 << 20
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_COMMENT = re.compile(rb"sha256:[0-9a-f]{64}")
-_COMMENT_LENGTH = len("sha256:") + 64
-_END_LENGTH = 22
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
+_NAME = re.compile(r"\w[\w.-]{0,99}(/\w[\w.-]{0,99})?", re.ASCII)
+_HEADER_LENGTH = 30
+_JANUARY_1980 = 0x21
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,14 @@ class Bundle:
         """
         path = Path(path)
         try:
-            if path.is_dir():
-                members = _read_directory(path)
-            else:
-                members = _read_archive(path.read_bytes(), path)
-        except OSError as error:
-            raise BundleError(f"{path}: cannot read the bundle ({error.strerror or error})") from error
-        manifest = _parse_manifest(members.pop(MANIFEST), path)
+            manifest, files = _read_directory(path) if path.is_dir() else _read_archive(path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BundleError(f"{path}: cannot read the bundle ({reason})") from error
         for name, entry in manifest.files.items():
-            if name not in members:
-                raise BundleError(f"{path}: {name} is missing from the bundle")
-            _check_member(name, members[name], entry, path)
-        unlisted = sorted(members.keys() - manifest.files.keys())
-        if unlisted:
-            raise BundleError(f"{path}: {unlisted[0]} is in the archive but not in its manifest")
-        return cls(path, manifest, members)
+            if _sha256(files[name]) != entry.sha256:
+                raise BundleError(f"{path}: {name} does not match the checksum in its manifest")
+        return cls(path, manifest, files)
 
     def read(self, name: str) -> bytes:
         """Return a member's content.
@@ -97,114 +90,108 @@ def write(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> N
         files: Content of the other members, by name.
 
     Raises:
-        InputError: The target cannot be written.
+        InputError: The target cannot be written, or the files are more than a bundle holds.
     """
     path = Path(path)
-    entries = {name: FileEntry(sha256=_sha256(data), size=len(data)) for name, data in sorted(files.items())}
-    manifest = manifest.model_copy(update={"files": entries})
-    members = {MANIFEST: manifest.model_dump_json(indent=1).encode(), **{name: files[name] for name in entries}}
+    if sum(map(len, files.values())) > MAX_BYTES - _MAX_MANIFEST:
+        raise InputError(f"cannot write {path}: its files have more than {MAX_BYTES - _MAX_MANIFEST} bytes together")
+    entries = {name: FileEntry(sha256=_sha256(data), size=len(data)) for name, data in files.items()}
+    manifest = manifest.model_copy(update={"files": dict(sorted(entries.items()))})
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        partial.write_bytes(_pack(members))
+        with partial.open("wb") as file:
+            file.writelines(part for _, part in _parts(manifest.model_dump_json(indent=1).encode(), files))
         partial.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {path} ({getattr(error, 'strerror', None) or error})") from error
     finally:
-        _discard(partial)
+        with suppress(OSError, ValueError):
+            partial.unlink(missing_ok=True)
 
 
-def _pack(members: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
-        for name, data in members.items():
-            archive.writestr(_zip_info(name), data)
-        archive.comment = b"sha256:" + b"0" * 64
-    body = buffer.getvalue()[:-_COMMENT_LENGTH]
-    return body + b"sha256:" + _sha256(body).encode()
-
-
-def _zip_info(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name, _EPOCH)
-    info.create_system = 3
-    info.external_attr = 0o644 << 16
-    return info
-
-
-def _read_archive(data: bytes, path: Path) -> dict[str, bytes]:
-    end = len(data) - _COMMENT_LENGTH - _END_LENGTH
-    if not data.startswith(b"PK\x03\x04"):
-        raise BundleError(f"{path}: not a visdeploy bundle, or its first bytes were altered")
-    body, comment = data[:-_COMMENT_LENGTH], data[-_COMMENT_LENGTH:]
-    whole = end > 0 and _COMMENT.fullmatch(comment) and comment == b"sha256:" + _sha256(body).encode()
-    if not whole:
-        culprit = _find_damage(data)
-        raise BundleError(f"{path}: the bundle was cut short or altered ({culprit}); copy or export it again")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return _members(archive, end, path)
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise BundleError(f"{path}: not a well-formed archive ({error})") from error
-
-
-def _members(archive: zipfile.ZipFile, end: int, path: Path) -> dict[str, bytes]:
-    members: dict[str, bytes] = {}
+def _parts(manifest: bytes, files: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield the archive piece by piece, each with the name of the member that it belongs to."""
+    digest = hashlib.sha256()
+    directory = b""
     offset = 0
-    for info in archive.infolist():
-        if not _NAME.fullmatch(info.filename) or info.filename in members:
-            raise BundleError(f"{path}: refused, its archive has a member named {info.filename!r}")
-        if info.header_offset != offset or info.compress_type != zipfile.ZIP_STORED or info.extra or info.flag_bits:
-            raise BundleError(f"{path}: refused, {info.filename} is not stored the way visdeploy writes bundles")
-        if info.filename == MANIFEST and info.file_size > _MAX_MANIFEST:
-            raise BundleError(f"{path}: refused, {MANIFEST} has {info.file_size} bytes")
-        members[info.filename] = archive.read(info)
-        offset += 30 + len(info.filename) + info.file_size
-    if archive.start_dir != offset or offset > end:
-        raise BundleError(f"{path}: refused, its archive hides bytes between the members")
-    if MANIFEST not in members:
-        raise BundleError(f"{path}: a zip without {MANIFEST} is not a visdeploy bundle")
-    return members
+    for name, data in [(MANIFEST, manifest), *sorted(files.items())]:
+        header, entry = _headers(name, data, offset)
+        directory += entry
+        for part in (header, data):
+            digest.update(part)
+            offset += len(part)
+            yield name, part
+    count = len(files) + 1
+    comment_length = len("sha256:") + 2 * digest.digest_size
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, len(directory), offset, comment_length)
+    digest.update(directory + end)
+    yield "its directory", directory + end + b"sha256:" + digest.hexdigest().encode()
 
 
-def _find_damage(data: bytes) -> str:
-    """Name the first member whose content fails its checksum, for an archive that failed its own."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for info in archive.infolist():
-                try:
-                    archive.read(info)
-                except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError):
-                    return f"in {info.filename}"
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return "its directory of members is not readable"
-    return "outside its members"
+def _headers(name: str, data: bytes, offset: int) -> tuple[bytes, bytes]:
+    """Return the header in front of a member, and its entry in the archive's directory."""
+    facts = struct.pack("<5H3I2H", 20, 0, 0, 0, _JANUARY_1980, zlib.crc32(data), len(data), len(data), len(name), 0)
+    place = struct.pack("<3H2I", 0, 0, 0, (stat.S_IFREG | 0o644) << 16, offset)
+    made_by_unix = b"\x14\3"
+    return b"PK\3\4" + facts + name.encode(), b"PK\1\2" + made_by_unix + facts + place + name.encode()
 
 
-def _read_directory(path: Path) -> dict[str, bytes]:
-    manifest_path = path / MANIFEST
-    if not manifest_path.is_file():
-        raise BundleError(f"{path}: a directory without {MANIFEST} is not a visdeploy bundle")
-    if manifest_path.stat().st_size > _MAX_MANIFEST:
-        raise BundleError(f"{path}: refused, {MANIFEST} has {manifest_path.stat().st_size} bytes")
-    members = {MANIFEST: manifest_path.read_bytes()}
-    for name, entry in _parse_manifest(members[MANIFEST], path).files.items():
-        file = path / name
-        if not file.is_file():
-            raise BundleError(f"{path}: {name} is missing from the bundle")
-        if file.stat().st_size != entry.size:
-            raise BundleError(f"{path}: {name} has {file.stat().st_size} bytes, its manifest says {entry.size}")
-        members[name] = file.read_bytes()
-    return members
+def _read_archive(path: Path) -> tuple[Manifest, dict[str, bytes]]:
+    status = path.stat()
+    # A device or a pipe may have no end.
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+        raise BundleError(f"{path}: not a visdeploy bundle, which is a file of at most {MAX_BYTES} bytes")
+    data = path.read_bytes()
+    at = _HEADER_LENGTH + len(MANIFEST)
+    if not data.startswith(b"PK\3\4") or data[_HEADER_LENGTH:at] != MANIFEST.encode():
+        raise BundleError(f"{path}: not a visdeploy bundle, or its first bytes were altered")
+    start, at = at, at + int.from_bytes(data[22:26], "little")
+    manifest_data = data[start:at]
+    if data[:start] != _headers(MANIFEST, manifest_data, 0)[0]:
+        raise _altered(path, MANIFEST)
+    manifest = _parse_manifest(manifest_data, path)
+    files = {}
+    for name, entry in sorted(manifest.files.items()):
+        start = at + _HEADER_LENGTH + len(name)
+        at = start + entry.size
+        files[name] = data[start:at]
+    at = 0
+    for name, part in _parts(manifest_data, files):
+        if not data.startswith(part, at):
+            raise _altered(path, name)
+        at += len(part)
+    if at != len(data):
+        raise _altered(path, "its end")
+    return manifest, files
+
+
+def _altered(path: Path, where: str) -> BundleError:
+    return BundleError(f"{path}: the bundle was cut short or altered (in {where}); copy or export it again")
+
+
+def _read_directory(path: Path) -> tuple[Manifest, dict[str, bytes]]:
+    manifest = _parse_manifest(_read_file(path, MANIFEST, _MAX_MANIFEST), path)
+    return manifest, {name: _read_file(path, name, entry.size) for name, entry in manifest.files.items()}
+
+
+def _read_file(folder: Path, name: str, limit: int) -> bytes:
+    file = folder / name
+    if not file.is_file():
+        raise BundleError(f"{folder}: {name} is missing from the bundle")
+    if file.stat().st_size > limit:
+        raise BundleError(f"{folder}: {name} has {file.stat().st_size} bytes, expected at most {limit}")
+    return file.read_bytes()
 
 
 def _parse_manifest(data: bytes, path: Path) -> Manifest:
+    if len(data) > _MAX_MANIFEST:
+        raise BundleError(f"{path}: refused, {MANIFEST} has {len(data)} bytes")
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: {MANIFEST} is not JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise BundleError(f"{path}: {MANIFEST} is not a JSON object")
-    version = raw.get("schema_version")
-    if not isinstance(version, str) or not re.fullmatch(r"\d{1,6}\.\d{1,6}", version):
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not isinstance(version, str) or not re.fullmatch(r"\d{1,6}\.\d{1,6}", version, re.ASCII):
         raise BundleError(f"{path}: {MANIFEST} has no schema_version such as {SCHEMA_VERSION!r}")
     if int(version.split(".")[0]) > int(SCHEMA_VERSION.split(".")[0]):
         raise BundleError(
@@ -222,19 +209,5 @@ def _parse_manifest(data: bytes, path: Path) -> Manifest:
     return manifest
 
 
-def _check_member(name: str, data: bytes, entry: FileEntry, path: Path) -> None:
-    if len(data) != entry.size:
-        raise BundleError(f"{path}: {name} has {len(data)} bytes, its manifest says {entry.size}")
-    if _sha256(data) != entry.sha256:
-        raise BundleError(f"{path}: {name} does not match the checksum in its manifest")
-
-
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _discard(partial: Path) -> None:
-    try:
-        partial.unlink(missing_ok=True)
-    except OSError:  # the folder itself is gone or unwritable: nothing of ours is left in it
-        return

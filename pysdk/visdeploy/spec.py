@@ -5,13 +5,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from visdeploy import tolerance
 from visdeploy.errors import InputError
 
 SCHEMA_VERSION = "1.0"
 MAX_CLASSES = 255
+MAX_BYTES = (1 << 32) - 1
+"""The largest bundle, and the largest file in one: what a zip without extensions can address."""
+
 _BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
 
 
@@ -23,9 +26,11 @@ def _three(value: object) -> object:
     return (value,) * 3 if isinstance(value, int | float) else value
 
 
-Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_square)]
-PerChannel = Annotated[tuple[float, float, float], BeforeValidator(_three)]
-Color = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
+Side = Annotated[int, Field(ge=1, le=1 << 14)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(_square)]
+PerChannel = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], BeforeValidator(_three)]
+Sample = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Sample, Sample, Sample]
 
 
 class Spec(BaseModel):
@@ -71,21 +76,21 @@ class Spec(BaseModel):
     palette: tuple[Color, ...] = ()
     background: Annotated[int, Field(ge=0)] | None = None
     ignore_index: int = 255
-    architecture: dict[str, Any] | None = None
+    architecture: dict[str, str | int | float | bool | None] | None = None
     input_name: str = "images"
     output_name: str = "logits"
-    divisor: Annotated[int, Field(ge=1)] = 32
+    divisor: Annotated[int, Field(ge=1, le=1024)] = 32
     max_batch: Annotated[int, Field(ge=1)] = 8
     max_size: Size | None = None
     exif: Literal[True] = True
     resize: Literal["stretch", "letterbox", "native"] = "stretch"
     interpolation: Literal["bilinear", "nearest"] = "bilinear"
     antialias: bool = True
-    pad_value: Annotated[int, Field(ge=0, le=255)] = 0
+    pad_value: Sample = 0
     activation: Literal["sigmoid", "softmax", "none"] | None = None
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    metrics: dict[str, float] = Field(default_factory=dict)
-    tolerances: dict[str, float] = Field(default_factory=lambda: dict(tolerance.LOGITS))
+    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
+    tolerances: dict[str, Annotated[FiniteFloat, Field(ge=0)]] = Field(default_factory=lambda: dict(tolerance.LOGITS))
 
     @model_validator(mode="before")
     @classmethod
@@ -100,7 +105,7 @@ class Spec(BaseModel):
         data["labels"] = tuple(labels)
         if "background" not in data:
             data["background"] = next((i for i, name in enumerate(labels) if name.lower() in _BACKGROUND_NAMES), None)
-        if not data.get("palette"):
+        if not data.get("palette") and len(labels) <= MAX_CLASSES:
             data["palette"] = default_palette(len(labels), data["background"])
         return data
 
@@ -108,12 +113,22 @@ class Spec(BaseModel):
     def _agree(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: every name must differ")
+        if not all(label and label.isprintable() for label in self.labels):
+            raise ValueError(f"labels: expected printable names, got {self.labels}")
         if len(self.palette) != len(self.labels):
             raise ValueError(f"palette: expected {len(self.labels)} colours, got {len(self.palette)}")
         if self.background is not None and self.background >= len(self.labels):
             raise ValueError(f"background: expected a class index below {len(self.labels)}, got {self.background}")
+        if self.activation == "sigmoid" and len(self.labels) != 2:
+            raise ValueError(f"activation: sigmoid goes with background and one label, got {len(self.labels)} labels")
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise ValueError(f"mean: expected values on the scale 0..1, got {self.mean}; divide by 255")
         if any(value <= 0 for value in self.std):
             raise ValueError("std: every value must be positive")
+        if unknown := sorted(self.tolerances.keys() - tolerance.LOGITS.keys()):
+            raise ValueError(f"tolerances: expected {', '.join(tolerance.LOGITS)}, got {unknown[0]!r}")
+        if not self.input_name or not self.output_name or self.input_name == self.output_name:
+            raise ValueError("output_name: expected another name than the input's, and both with a letter at least")
         if self.resize != "native" and any(side % self.divisor for side in self.size):
             raise ValueError(f"size: height and width must be multiples of {self.divisor}, got {self.size}")
         return self
@@ -130,7 +145,8 @@ class Spec(BaseModel):
         Raises:
             InputError: One sentence per field that is wrong.
         """
-        data = value.model_dump() if isinstance(value, Spec) else value
+        # A manifest is a spec too, with fields that the spec of the next export does not have.
+        data = value.model_dump(include=set(cls.model_fields)) if isinstance(value, Spec) else value
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -141,7 +157,7 @@ class FileEntry(BaseModel):
     """Digest and length in bytes of one file in a bundle."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, le=MAX_BYTES)]
 
 
 class Manifest(Spec):
@@ -159,7 +175,7 @@ class Manifest(Spec):
     schema_version: str = SCHEMA_VERSION
     producer: dict[str, str] = Field(default_factory=dict)
     torchscript: Literal["script", "trace", "absent"] = "script"
-    files: dict[str, FileEntry] = Field(default_factory=dict)
+    files: Annotated[dict[str, FileEntry], Field(max_length=1000)] = Field(default_factory=dict)
 
 
 def default_palette(count: int, background: int | None) -> tuple[Color, ...]:

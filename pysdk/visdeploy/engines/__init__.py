@@ -4,6 +4,7 @@ An adapter module has `version()`, which raises ImportError where its package is
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final, Protocol
@@ -114,10 +115,15 @@ def cpu_quota() -> int:
     return _core.cpu_quota()
 
 
-def refuse_precision(name: str, precision: str, supported: tuple[str, ...]) -> None:
+def refuse_precision(name: str, precision: str, supported: Sequence[str]) -> None:
     """Raise UnsupportedError unless the engine computes in `precision`."""
     if precision not in supported:
-        raise UnsupportedError(f"[load] precision: {name} runs this bundle in {', '.join(supported)}, not {precision}")
+        raise UnsupportedError(f"[load] precision: {name} computes in {', '.join(supported)} here, not in {precision}")
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of a package's message, which may be pages long or empty."""
+    return next(iter(str(error).split("\n")), "").strip() or type(error).__name__
 
 
 def _adapter(name: str) -> Any:
@@ -132,8 +138,12 @@ def _adapter(name: str) -> Any:
 
 
 def _first_installed() -> str:
-    names = installed()
-    if not names:
-        reasons = "; ".join(entry.reason for entry in status())
-        raise MissingDependencyError(f"[load] engine: none is installed. {reasons}")
-    return names[0]
+    reasons = []
+    for name in NAMES:  # stops early: asking torch whether it is there takes seconds
+        try:
+            _adapter(name)
+        except MissingDependencyError as error:
+            reasons.append(str(error))
+        else:
+            return name
+    raise MissingDependencyError(f"[load] engine: none is installed. {'; '.join(reasons)}")

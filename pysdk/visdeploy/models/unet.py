@@ -48,12 +48,13 @@ class Unet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised float32 (B, 3, H, W) to logits (B, num_classes, H, W)."""
-        fits = x.shape[-2] % self.divisor == 0 and x.shape[-1] % self.divisor == 0
-        if not torch.jit.is_tracing() and not fits:  # type: ignore[attr-defined,no-untyped-call]
-            raise ValueError(
-                f"[unet] x: height and width must be divisible by {self.divisor}, got {x.shape[-2]} x {x.shape[-1]}; "
-                "visdeploy's predictor pads images by itself"
-            )
+        if not torch.jit.is_tracing():
+            height, width = x.shape[-2], x.shape[-1]
+            if height % self.divisor != 0 or width % self.divisor != 0:
+                raise ValueError(
+                    f"[unet] x: height and width must be divisible by {self.divisor}, got {height} x {width}; "
+                    "visdeploy's predictor pads images by itself"
+                )
         features = self.encoder(x)
         y = torch.relu(features[-1])
         level = len(features) - 2

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,20 +54,29 @@ def load_weights(net: nn.Module, path: str | Path, layout: str = "visdeploy") ->
     return assign(net, _renamed(read_state(path), net, layout), layout, str(path))
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict without running any code that the file may carry."""
+def read_torch_file(path: str | Path) -> Any:
+    """Read what `torch.save` wrote, without running any code that the file may carry.
+
+    Raises:
+        InputError: The file is missing, or is not such a file.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise InputError(f"[load_weights] path: no such file: {path}") from error
+        raise InputError(f"[weights] path: no such file: {path}") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"[load_weights] path: {path} is not a file of weights ({reason})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"[weights] path: {path} is not a file of weights ({reason})") from error
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict, alone or inside a checkpoint."""
+    state = read_torch_file(path)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"[load_weights] path: {path} holds no state dict (names mapped to tensors)")
+        raise InputError(f"[weights] path: {path} holds no state dict (names mapped to tensors)")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 

@@ -6,6 +6,8 @@ try:
     from visdeploy.train.fit import TrainResult, fit
     from visdeploy.train.options import TrainOptions
 except ModuleNotFoundError as error:
+    if error.name is None or error.name.startswith("visdeploy"):
+        raise
     raise MissingDependencyError(
         f"visdeploy.train needs {error.name}, which is not installed: pip install 'visdeploy[train]'"
     ) from error

@@ -1,15 +1,14 @@
 """`model.pt`: a trained network that says by itself what it is."""
 
-import pickle
 import secrets
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from visdeploy import models
 from visdeploy.errors import InputError
+from visdeploy.models.weights import read_torch_file
 from visdeploy.spec import Spec
 
 _FORMAT = "visdeploy-checkpoint-1"
@@ -37,12 +36,7 @@ def load(path: str | Path) -> tuple[nn.Module, Spec]:
     path = Path(path)
     if path.is_dir():
         path = path / "model.pt"
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"[checkpoint] {path}: no such file; a finished training run leaves it") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"[checkpoint] {path}: not readable as a checkpoint ({str(error).splitlines()[0]})") from error
+    content = read_torch_file(path)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise InputError(f"[checkpoint] {path}: not written by `visdeploy train`")
     spec = Spec.model_validate_json(content["spec"])

@@ -121,7 +121,7 @@ def _run_stage(dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, 
     summary = folder / "best.json"
     if not summary.is_file():
         augment = Augment(flip=options.flip, rotate=options.rotate, scale=options.scale, lighting=options.lighting)
-        train, val = Pairs(dataset.train, spec, augment), Pairs(dataset.val, spec)
+        train, val = Pairs(dataset.train, spec, augment, options.seed + stage), Pairs(dataset.val, spec)
         classes = len(spec.labels)
         balanced = options.class_weights == "balanced" and not spec.binary
         weights = _balanced(class_frequencies(train, classes)) if balanced else None
@@ -136,7 +136,7 @@ def _run_stage(dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, 
 def _train(task: SegmentationTask, train: Pairs, val: Pairs, folder: Path, stage: int) -> None:
     options, spec = task.options, task.spec
     precision = _choose_precision(options, task.net, spec)
-    train_loader, val_loader = loaders(train, val, options.batch, options.seed + stage)
+    train_loader, val_loader = loaders(train, val, options.batch)
     common: dict[str, Any] = {
         "accelerator": "auto",
         "devices": 1,

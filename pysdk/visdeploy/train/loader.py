@@ -1,12 +1,12 @@
 """Training and validation pairs as tensors, resized by the very function that serves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from visdeploy.data.dataset import IGNORE_INDEX, Item
@@ -22,11 +22,13 @@ Augmentation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class Pairs(TorchDataset[Example]):
     """Items at network size: (3, h, w) uint8 image, (h, w) uint8 class map, name.
 
-    Decoding is done once where the resized set fits into `CACHE_BYTES`.
+    Decoding is done once where the resized set fits into `CACHE_BYTES`. What `augment` draws depends on seed, epoch and
+    index alone, so a resumed run sees what it would have seen.
     """
 
-    def __init__(self, items: Sequence[Item], spec: Spec, augment: Augmentation | None = None) -> None:
-        self.items, self.spec, self.augment = items, spec, augment
+    def __init__(self, items: Sequence[Item], spec: Spec, augment: Augmentation | None = None, seed: int = 0) -> None:
+        self.items, self.spec, self.augment, self.seed = items, spec, augment, seed
+        self.epoch = 0
         fits = len(items) * spec.size[0] * spec.size[1] * 4 <= CACHE_BYTES
         self._cache: dict[int, tuple[Tensor, Tensor]] | None = {} if fits else None
 
@@ -36,6 +38,7 @@ class Pairs(TorchDataset[Example]):
     def __getitem__(self, index: int) -> Example:
         image, mask = self._load(index)
         if self.augment is not None:
+            torch.manual_seed((self.seed * 10_007 + self.epoch) * 1_000_003 + index)
             image, mask = self.augment(image, mask)
         return image, mask, self.items[index].name
 
@@ -53,17 +56,31 @@ class Pairs(TorchDataset[Example]):
         return pair
 
 
-def loaders(train: Pairs, val: Pairs, batch: int, seed: int) -> tuple[DataLoader[Example], DataLoader[Example]]:
-    """Batch both sets; the order of the training set depends on the seed alone.
+class Shuffle(Sampler[int]):
+    """A new order every epoch; Lightning calls `set_epoch`, after a resume too."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next."""
+        self.pairs.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.Generator().manual_seed(self.pairs.seed * 10_007 + self.pairs.epoch)
+        yield from torch.randperm(len(self.pairs), generator=order).tolist()
+
+
+def loaders(train: Pairs, val: Pairs, batch: int) -> tuple[DataLoader[Example], DataLoader[Example]]:
+    """Batch both sets, the training set shuffled.
 
     Loading stays in the training process: with the resized set in memory there is too little work for another.
     """
-    order = torch.Generator().manual_seed(seed)
     drop_last = len(train) > batch
-    return (
-        DataLoader(train, batch, shuffle=True, drop_last=drop_last, generator=order),
-        DataLoader(val, batch, shuffle=False),
-    )
+    return DataLoader(train, batch, sampler=Shuffle(train), drop_last=drop_last), DataLoader(val, batch)
 
 
 def class_frequencies(train: Pairs, num_classes: int) -> Tensor:
