@@ -2,16 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy.errors import InputError
 from visdeploy.image import ImageSource
-from visdeploy.predictor import Predictor
+from visdeploy.types import Timings
 
 STAGES = ("decode", "resize", "infer", "postprocess", "total")
+
+
+class TimedResult(Protocol):
+    """An answer that says how long it took."""
+
+    @property
+    def timings(self) -> Timings: ...
+
+
+class Timed(Protocol):
+    """What `measure` can time: a predictor, or a rival that says what runs it."""
+
+    @property
+    def engine(self) -> Any: ...
+    def __call__(self, image: Any) -> TimedResult: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class Measurement:
         return asdict(self)
 
 
-def measure(predictors: Sequence[Predictor], images: Sequence[ImageSource], *, rounds: int = 20) -> list[Measurement]:
+def measure(predictors: Sequence[Timed], images: Sequence[ImageSource], *, rounds: int = 20) -> list[Measurement]:
     """Time every predictor on every image, interleaved.
 
     Args:
@@ -71,7 +86,7 @@ def measure(predictors: Sequence[Predictor], images: Sequence[ImageSource], *, r
     return [_summarise(predictor, np.array(samples)) for predictor, samples in zip(predictors, taken, strict=True)]
 
 
-def _summarise(predictor: Predictor, samples: NDArray[np.float64]) -> Measurement:
+def _summarise(predictor: Timed, samples: NDArray[np.float64]) -> Measurement:
     marks = np.percentile(samples, [50, 95, 99], axis=0)
     stages = {stage: Quantiles(*(float(value) for value in marks[:, i])) for i, stage in enumerate(STAGES)}
     engine = f"{predictor.engine.name} {predictor.engine.version}"

@@ -131,7 +131,7 @@ def _parts(manifest: bytes, files: Mapping[str, bytes]) -> Iterator[tuple[str, b
 def _headers(name: str, data: bytes, offset: int) -> tuple[bytes, bytes]:
     """Return the header in front of a member, and its entry in the archive's directory."""
     facts = struct.pack("<5H3I2H", 20, 0, 0, 0, _JANUARY_1980, zlib.crc32(data), len(data), len(data), len(name), 0)
-    place = struct.pack("<3H2I", 0, 0, 0, (stat.S_IFREG | 0o644) << 16, offset)
+    place = struct.pack("<3H2I", 0, 0, 0, 0o644 << 16, offset)
     made_by_unix = b"\x14\3"
     return b"PK\3\4" + facts + name.encode(), b"PK\1\2" + made_by_unix + facts + place + name.encode()
 

@@ -1,7 +1,6 @@
 """`golden.npz`: real inputs, and what every stage answered when the bundle was made."""
 
 import io
-import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visdeploy.errors import BundleError
+from visdeploy.errors import BundleError, InputError
 from visdeploy.postprocess import find_masks
 from visdeploy.preprocess import Prepared, prepare
 from visdeploy.spec import Spec
 
 _MAX_BYTES = 1 << 30
+_FIELDS = ("source", "decoded", "pixels", "valid", "logits", "classes")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Golden:
         pixels: (h, w, 3) uint8, resized and padded.
         valid: Height and width of the part of `pixels` that is image.
         logits: (C, h', w') float32 that the reference answered.
-        masks: Class index and RLE of each class found; `counts` are str.
+        classes: (H, W) uint8 class map.
     """
 
     source: bytes
@@ -36,7 +36,7 @@ class Golden:
     pixels: NDArray[np.uint8]
     valid: tuple[int, int]
     logits: NDArray[np.float32]
-    masks: list[dict[str, Any]]
+    classes: NDArray[np.uint8]
 
     @property
     def prepared(self) -> Prepared:
@@ -49,17 +49,19 @@ def record(
     spec: Spec,
     infer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
 ) -> list[Golden]:
-    """Run (file bytes, decoded image) pairs through every stage and keep what came out."""
+    """Run (file bytes, decoded image) pairs through every stage and keep what came out.
+
+    Raises:
+        InputError: The network answers an image with NaN or infinity.
+    """
     recorded = []
-    for source, decoded in sources:
+    for index, (source, decoded) in enumerate(sources):
         prepared = prepare(decoded, spec)
         logits = infer(prepared.pixels[None])[0]
-        masks = find_masks(logits, prepared, spec)
-        found = [
-            {"label": int(label), "size": list(rle["size"]), "counts": bytes(rle["counts"]).decode()}
-            for label, rle in zip(masks.labels, masks.rle, strict=True)
-        ]
-        recorded.append(Golden(source, decoded, prepared.pixels, prepared.valid, logits, found))
+        if not np.isfinite(logits).all():
+            raise InputError(f"[export] net: its logits for golden image {index} are not all finite")
+        classes = find_masks(logits, prepared, spec).to_numpy()
+        recorded.append(Golden(source, decoded, prepared.pixels, prepared.valid, logits, classes))
     return recorded
 
 
@@ -72,7 +74,7 @@ def pack(goldens: Sequence[Golden]) -> bytes:
         arrays[f"pixels_{index}"] = golden.pixels
         arrays[f"valid_{index}"] = np.array(golden.valid, np.int64)
         arrays[f"logits_{index}"] = golden.logits
-        arrays[f"masks_{index}"] = np.frombuffer(json.dumps(golden.masks).encode(), np.uint8)
+        arrays[f"classes_{index}"] = golden.classes
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
@@ -87,19 +89,30 @@ def unpack(data: bytes, where: str) -> list[Golden]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
-                raise BundleError(f"{where}: golden.npz unpacks to more than {_MAX_BYTES >> 20} MiB")
+                raise ValueError(f"it unpacks to more than {_MAX_BYTES >> 20} MiB")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            count = sum(name.startswith("source_") for name in arrays.files)
-            return [
-                Golden(
-                    arrays[f"source_{index}"].tobytes(),
-                    arrays[f"decoded_{index}"],
-                    arrays[f"pixels_{index}"],
-                    (int(arrays[f"valid_{index}"][0]), int(arrays[f"valid_{index}"][1])),
-                    arrays[f"logits_{index}"],
-                    json.loads(arrays[f"masks_{index}"].tobytes()),
-                )
-                for index in range(count)
-            ]
-    except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile, EOFError) as error:
+            count = len(arrays.files) // len(_FIELDS)
+            return [_checked(*(arrays[f"{field}_{index}"] for field in _FIELDS)) for index in range(count)]
+    except Exception as error:  # numpy and zipfile raise a dozen types for a hostile archive
         raise BundleError(f"{where}: golden.npz is not readable ({error})") from error
+
+
+def _checked(
+    source: NDArray[Any],
+    decoded: NDArray[Any],
+    pixels: NDArray[Any],
+    valid: NDArray[Any],
+    logits: NDArray[Any],
+    classes: NDArray[Any],
+) -> Golden:
+    for image in (decoded, pixels):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"expected an image, got {image.dtype} {image.shape}")
+    if logits.dtype != np.float32 or logits.ndim != 3 or not logits.size:
+        raise ValueError(f"expected float32 (C, h, w) logits, got {logits.dtype} {logits.shape}")
+    if classes.dtype != np.uint8 or classes.shape != decoded.shape[:2]:
+        raise ValueError(f"expected a class map of {decoded.shape[:2]}, got {classes.dtype} {classes.shape}")
+    height, width = (int(side) for side in valid)
+    if not (0 < height <= pixels.shape[0] and 0 < width <= pixels.shape[1]):
+        raise ValueError(f"expected a part of {pixels.shape[:2]}, got {height, width}")
+    return Golden(source.tobytes(), decoded, pixels, (height, width), logits, classes)

@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,14 +21,20 @@ def find_masks(logits: NDArray[np.float32], prepared: Prepared, spec: Spec, thre
         prepared: What `preprocess.prepare` made of that image.
         spec: The bundle's.
         threshold: Probability above which a binary pixel is foreground; default, the spec's.
+
+    Raises:
+        EngineError: The logits have another number of channels than the spec says.
+        InputError: The threshold is not a probability.
     """
+    channels = 1 if spec.binary else len(spec.labels)
+    if len(logits) != channels:
+        raise EngineError(f"the network answered with {len(logits)} channels, its spec says {channels}")
     logits = _crop(logits, prepared)
-    background = 0 if spec.background is None else spec.background
     found = _binary(logits, prepared, spec, threshold) if spec.binary else _several(logits, prepared, spec)
     labels = np.array([label for label, _ in found], np.int64)
     rles = [rle for _, rle in found]
     assert spec.activation is not None
-    return Masks(rles, labels, prepared.source_size, background, logits, spec.activation)
+    return Masks(rles, labels, prepared.source_size, spec.background, logits, spec.activation)
 
 
 def logit_threshold(probability: float, spec: Spec) -> float:
@@ -42,25 +49,24 @@ def logit_threshold(probability: float, spec: Spec) -> float:
 
 
 def _crop(logits: NDArray[np.float32], prepared: Prepared) -> NDArray[np.float32]:
-    """Drop what padding became; a network may answer at a fraction of its input's size."""
-    sides = []
-    for axis in (0, 1):
-        answered, fed = logits.shape[axis + 1], prepared.pixels.shape[axis]
-        sides.append(max(1, round(prepared.valid[axis] * answered / fed)))
-    return logits[:, : sides[0], : sides[1]]
+    """Drop what padding became."""
+    fed = prepared.pixels.shape[:2]
+    if prepared.valid == fed:
+        return logits
+    if logits.shape[1:] != fed:
+        # Padding may begin inside a cell of a network that answers at a fraction of its input's size.
+        logits = np.stack([cv2.resize(plane, fed[::-1], interpolation=cv2.INTER_LINEAR) for plane in logits])
+    return logits[:, : prepared.valid[0], : prepared.valid[1]]
 
 
 def _binary(
     logits: NDArray[np.float32], prepared: Prepared, spec: Spec, threshold: float | None
 ) -> list[tuple[int, dict[str, object]]]:
     limit = logit_threshold(spec.threshold if threshold is None else threshold, spec)
-    foreground = 1 if spec.background is None else 1 - spec.background
     rle = mask.encode_logits(logits[0], prepared.source_size, limit)
-    return [(foreground, rle)] if mask.area(rle) else []
+    return [(0 if spec.background == 1 else 1, rle)] if mask.area(rle) else []
 
 
 def _several(logits: NDArray[np.float32], prepared: Prepared, spec: Spec) -> list[tuple[int, dict[str, object]]]:
-    if len(logits) != len(spec.labels):
-        raise EngineError(f"the network answered with {len(logits)} channels, the spec names {len(spec.labels)} labels")
     _, areas, rles = ops.semantic_map(logits, prepared.source_size)
     return [(label, rles[label]) for label in range(len(rles)) if areas[label] and label != spec.background]

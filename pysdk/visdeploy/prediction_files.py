@@ -20,8 +20,10 @@ class PredictionFiles:
     """
 
     def __init__(self, folder: str | Path, spec: Spec, *, overlays: bool = True) -> None:
-        self.folder, self.spec, self._draw = Path(folder), spec, overlays
+        self.folder, self._draw = Path(folder), overlays
         self.overlays: list[Path] = []
+        self._classes = {i: label for i, label in enumerate(spec.labels) if i != spec.background}
+        self._names: set[str] = set()
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         self._rows: list[list[str]] = []
@@ -33,41 +35,54 @@ class PredictionFiles:
             raise InputError(f"[predict] out: cannot write to {self.folder} ({error.strerror})") from error
 
     def add(self, result: Result) -> Self:
-        """Record one answer and draw its overlay."""
+        """Record one answer and draw its overlay.
+
+        Raises:
+            InputError: The overlay cannot be written, or would lie among the images themselves.
+        """
         image_id = result.index + 1
-        name = Path(result.source).name
+        source = Path(result.source)
+        name = source.name
         height, width = result.size
         self._images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         for annotation in result.to_coco(image_id):
             self._annotations.append({"id": len(self._annotations) + 1, **annotation})
-        if len(self.spec.labels) == 2:
+        if self._single:
             self._rows.append([name, result.to_kaggle()])
         else:
             assert result.masks is not None
-            self._rows += [[name, self.spec.labels[i], result.to_kaggle(int(i))] for i in result.masks.labels]
+            self._rows += [[name, self._classes[i], result.to_kaggle(i)] for i in result.masks.labels.tolist()]
         if self._draw:
-            target = self.folder / f"{Path(name).stem}.png"
-            if target in self.overlays:
-                target = self.folder / f"{Path(name).stem}-{image_id}.png"
-            result.plot().save(target)
-            self.overlays.append(target)
+            if source.is_file() and source.parent.samefile(self.folder):
+                raise InputError(f"[predict] out: overlays in {self.folder} could replace images; choose another folder")
+            file = f"{source.stem}.png"
+            if file in self._names:
+                file = f"{source.stem}-{image_id}.png"
+            result.plot().save(self.folder / file)
+            self._names.add(file)
+            self.overlays.append(self.folder / file)
         return self
 
     def close(self) -> None:
         """Write `coco.json` and `kaggle.csv`."""
-        categories = [{"id": i, "name": label} for i, label in enumerate(self.spec.labels) if i != self.spec.background]
+        categories = [{"id": index, "name": label} for index, label in self._classes.items()]
         document = {"images": self._images, "annotations": self._annotations, "categories": categories}
         self._write("coco.json", json.dumps(document))
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["img", "rle_mask"] if len(self.spec.labels) == 2 else ["img", "class", "rle_mask"])
+        writer.writerow(["img", "rle_mask"] if self._single else ["img", "class", "rle_mask"])
         writer.writerows(self._rows)
         self._write("kaggle.csv", table.getvalue())
+
+    @property
+    def _single(self) -> bool:
+        return len(self._classes) == 1
 
     def _write(self, name: str, text: str) -> None:
         partial = self.folder / f".{name}.{secrets.token_hex(4)}"
         try:
-            partial.write_text(text)
+            # A file name need not be valid UTF-8; its bytes come out as they went in.
+            partial.write_bytes(text.encode("utf-8", "surrogateescape"))
             partial.replace(self.folder / name)
         except OSError as error:
             raise InputError(f"[predict] out: cannot write {self.folder / name} ({error.strerror})") from error

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from visdeploy.bundle import Bundle
 from visdeploy.engines import Engine, open_engine
-from visdeploy.errors import InputError, VisdeployError
+from visdeploy.errors import EngineError, InputError, VisdeployError
 from visdeploy.image import Color, ImageSource, decode
-from visdeploy.postprocess import find_masks
+from visdeploy.postprocess import find_masks, logit_threshold
 from visdeploy.preprocess import Prepared, prepare
 from visdeploy.spec import Manifest
 from visdeploy.types import Result, Timings
@@ -94,7 +94,7 @@ class Predictor:
         Raises:
             InputError: An image cannot be decoded, or an argument is wrong.
         """
-        self._check_threshold(threshold)
+        self._check_call(threshold)
         if isinstance(image, list):
             return [self._predict(entry, index, color, threshold) for index, entry in enumerate(image)]
         return self._predict(image, 0, color, threshold)
@@ -109,17 +109,23 @@ class Predictor:
     ) -> Iterator[Result]:
         """Predict any number of images in order, with bounded memory; decoding runs ahead of inference.
 
-        An image that cannot be predicted yields a `Result` whose `error` is set, and the others go on.
+        An image that cannot be predicted yields a `Result` whose `error` is set, and the others go on. Where `images`
+        itself raises, what it gave before is answered first.
 
         Args:
-            images: Paths, bytes, arrays or PIL images; read only as far as needed.
+            images: Paths, bytes, arrays or PIL images; read only as far as needed. An array may be reused for the next.
             batch_size: Neighbours of one size that share an inference.
             color: Channel order of arrays.
             threshold: As in a call.
+
+        Raises:
+            InputError: An argument is wrong.
         """
         if batch_size < 1:
             raise InputError(f"[stream] batch_size: expected at least 1, got {batch_size}")
-        self._check_threshold(threshold)
+        if isinstance(images, str | bytes | os.PathLike) or (isinstance(images, np.ndarray) and images.ndim < 4):
+            raise InputError(f"[stream] images: expected several, got one {type(images).__name__}; call the model with it")
+        self._check_call(threshold)
         return self._stream(images, batch_size, color, threshold)
 
     def benchmark(self, images: Sequence[ImageSource], *, rounds: int = 20) -> "Measurement":
@@ -147,14 +153,17 @@ class Predictor:
     ) -> None:
         self.close()
 
-    def _check_threshold(self, threshold: float | None) -> None:
+    def _check_call(self, threshold: float | None) -> None:
         if self._closed:
             raise InputError("[predict] the model was closed; load it again")
-        if threshold is not None and not self.spec.binary:
+        if threshold is None:
+            return
+        if not self.spec.binary:
             raise InputError("[predict] threshold: only a binary model has one; this one takes the best class per pixel")
+        logit_threshold(threshold, self.spec)
 
     def _predict(self, source: Any, index: int, color: Color, threshold: float | None) -> Result:
-        return self._finish([self._prepare(source, index, color)], threshold)[0]
+        return self._finish([self._prepare(_own(source), index, color)], threshold)[0]
 
     def _stream(
         self, images: Iterable[ImageSource], batch_size: int, color: Color, threshold: float | None
@@ -162,20 +171,28 @@ class Predictor:
         together = min(batch_size, self.spec.max_batch)
         waiting: deque[Future[_Item]] = deque()
         numbered = enumerate(images)
+        failure: Exception | None = None
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="visdeploy-decode") as pool:
 
             def refill() -> None:
-                for index, source in islice(numbered, 2 * batch_size - len(waiting)):
-                    waiting.append(pool.submit(self._try_prepare, source, index, color))
+                nonlocal failure
+                try:
+                    for index, source in islice(numbered, 2 * batch_size - len(waiting)):
+                        waiting.append(pool.submit(self._try_prepare, _own(source), index, color))
+                except Exception as error:  # the caller's own, raised once all that came before it is answered
+                    failure = error
 
             try:
                 refill()
                 while waiting:
+                    self._check_call(threshold)
                     batch = [waiting.popleft().result()]
                     while waiting and len(batch) < together and waiting[0].result().fits(batch[0]):
                         batch.append(waiting.popleft().result())
                     refill()
                     yield from self._try_finish(batch, threshold)
+                if failure is not None:
+                    raise failure
             finally:
                 for future in waiting:
                     future.cancel()
@@ -192,14 +209,17 @@ class Predictor:
     def _try_prepare(self, source: Any, index: int, color: Color) -> "_Item":
         try:
             return self._prepare(source, index, color)
-        except VisdeployError as error:
-            return _Item(Result(_describe(source), index, self.spec.labels, self.spec.palette, error=error), None)
+        except Exception as error:  # whatever one image provokes must not cost the others
+            known = error if isinstance(error, VisdeployError) else InputError(f"[predict] image {index}: {error!r}")
+            return _Item(Result(_describe(source), index, self.spec.labels, self.spec.palette, error=known), None)
 
     def _finish(self, batch: Sequence["_Item"], threshold: float | None) -> list[Result]:
         inputs = [item.prepared for item in batch if item.prepared is not None]
         start = time.perf_counter()
         logits = self.engine.infer(np.stack([prepared.pixels for prepared in inputs]))
         share = 1e3 * (time.perf_counter() - start) / len(inputs)
+        if logits.ndim != 4 or len(logits) != len(inputs):
+            raise EngineError(f"{self.engine.name} answered a batch of {len(inputs)} with the shape {logits.shape}")
         return [
             self._answer(item.result, prepared, planes, share, threshold)
             for item, prepared, planes in zip(batch, inputs, logits, strict=True)
@@ -234,6 +254,13 @@ class _Item:
         if self.prepared is None or other.prepared is None:
             return False
         return self.prepared.pixels.shape == other.prepared.pixels.shape
+
+
+def _own(source: Any) -> Any:
+    """Copy what the caller may overwrite with the next frame while this one is still waiting, or shown in a result."""
+    if isinstance(source, np.ndarray):
+        return source.copy()
+    return bytes(source) if isinstance(source, bytearray | memoryview) else source
 
 
 def _describe(source: Any) -> str:

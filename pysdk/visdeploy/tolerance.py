@@ -9,9 +9,12 @@ from typing import Final
 LOGITS: Final = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2, "int8": 2.5e-1}
 MASK_PIXELS: Final = {"fp32": 1e-3, "fp16": 5e-3, "bf16": 2e-2, "int8": 5e-2}
 
-# JPEG decoders may round a sample differently; resizing then spreads that. A swapped channel is far outside.
+# JPEG decoders may round a sample differently, and spread colour their own way; a swapped channel is far outside.
 DECODE_MEAN: Final = 1.0
-RESIZE_MEAN: Final = 1.0
+# From one decoded image, though, resizing differs only by rounding; another interpolation is far outside.
+RESIZE_LEVELS: Final = 2.0
+# Likewise from one set of logits to masks: only values at the threshold may fall either way.
+POSTPROCESS_PIXELS: Final = 1e-4
 
 # Bilinear upsampling in float32, relative to max |logit|: only pixels this close to the threshold may differ.
 UPSAMPLE: Final = 1e-5

@@ -39,7 +39,7 @@ class Masks:
             background is left out.
         labels: (K,) int64 class index of each.
         size: Height and width of the source image.
-        background: Class index of the pixels that no mask covers.
+        background: Class index of the pixels that no mask covers; None where every pixel has a class in `labels`.
         logits: (C, h, w) float32 network output of the part that is image, at network resolution.
         activation: How logits become probabilities, see `Spec.activation`.
     """
@@ -47,27 +47,31 @@ class Masks:
     rle: list[Rle]
     labels: NDArray[np.int64]
     size: tuple[int, int]
-    background: int
+    background: int | None
     logits: NDArray[np.float32] = field(repr=False)
     activation: str = field(repr=False)
 
     def to_numpy(self) -> NDArray[np.uint8]:
         """Return the (H, W) class map."""
-        classes = np.full(self.size, self.background, np.uint8)
+        classes = np.full(self.size, self.background or 0, np.uint8)
         for rle, label in zip(self.rle, self.labels, strict=True):
             classes[mask.decode(rle, order="C").view(bool)] = label
         return classes
 
     def probability(self) -> NDArray[np.float32]:
-        """Return (H, W) probability of the foreground, or (C, H, W) of every class where there are several."""
+        """Return (H, W) probability of the foreground, or (C, H, W) of every class where there are several.
+
+        Infinite logits count as very large ones; a NaN stays one.
+        """
         height, width = self.size
-        planes = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in self.logits])
+        finite = np.clip(self.logits, -1e30, 1e30)
+        planes = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in finite])
         if self.activation == "sigmoid":
-            planes = 1 / (1 + np.exp(-planes.astype(np.float64)))
+            planes = np.exp(-np.logaddexp(0, -planes))
         elif self.activation == "softmax":
-            planes = np.exp(planes.astype(np.float64) - planes.max(0))
+            planes = np.exp(planes - planes.max(0))
             planes /= planes.sum(0)
-        return (planes[0] if len(planes) == 1 else planes).astype(np.float32)
+        return planes[0] if len(planes) == 1 else planes
 
 
 @dataclass(frozen=True)
@@ -183,12 +187,16 @@ class Result:
         Args:
             label: Class index; may be left out where there is only one besides the background.
             order: "row" counts pixels left to right, then top to bottom, as Carvana does; "column" the other way.
+
+        Raises:
+            InputError: There is no such class, or it is the background, which has no mask.
         """
         masks = self._found()
-        if label is None:
-            if len(self.labels) != 2:
-                raise InputError(f"[to_kaggle] label: the model has {len(self.labels)} classes; say which one to write")
-            label = 1 - masks.background
+        classes = [index for index in range(len(self.labels)) if index != masks.background]
+        if label is None and len(classes) == 1:
+            label = classes[0]
+        if label not in classes:
+            raise InputError(f"[to_kaggle] label: expected one of {classes}, got {label}")
         for rle, found in zip(masks.rle, masks.labels, strict=True):
             if found == label:
                 return mask.to_kaggle(rle, order=order)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import golden as goldens
-from visdeploy import mask, tolerance
+from visdeploy import tolerance
 from visdeploy.bundle import GOLDEN, TORCHSCRIPT, Bundle
 from visdeploy.engines import installed, open_engine
 from visdeploy.errors import BundleError, CheckFailedError, InputError
@@ -23,7 +23,6 @@ from visdeploy.postprocess import find_masks
 from visdeploy.predictor import Predictor
 from visdeploy.preprocess import prepare
 from visdeploy.spec import Spec
-from visdeploy.types import Masks
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Row:
         stage: "decode", "resize", "postprocess", "network" or "end to end".
         engine: What ran it; empty for the stages that every engine shares.
         precision: What the engine computed in.
-        error: The largest error, in the stage's own unit.
+        error: The largest error over all images, in the stage's own unit.
         limit: The largest error allowed.
         unit: What `error` counts.
         dice: The lowest Dice of the masks against the golden ones; None where the stage makes none.
@@ -97,6 +96,7 @@ def verify(path: str | Path, *, engines: Sequence[str | Predictor] | None = None
 
     Raises:
         BundleError: The bundle is damaged, or holds no golden images.
+        MissingDependencyError: No engine is installed.
     """
     bundle = Bundle.open(path)
     recorded = goldens.unpack(bundle.read(GOLDEN), str(path))
@@ -104,7 +104,7 @@ def verify(path: str | Path, *, engines: Sequence[str | Predictor] | None = None
         raise BundleError(f"{path}: holds no golden images, so there is nothing to verify against")
     spec = bundle.manifest
     rows = [_decoding(recorded), _resizing(recorded, spec), _postprocessing(recorded, spec)]
-    for engine in runnable(bundle) if engines is None else engines:
+    for engine in (runnable(bundle) or ["auto"]) if engines is None else engines:
         if isinstance(engine, Predictor):
             rows += _engine_rows(engine, recorded)
             continue
@@ -122,75 +122,80 @@ def _decoding(recorded: Sequence[Golden]) -> Row:
     error = 0.0
     for golden in recorded:
         try:
-            error = max(error, _mean_difference(decode(golden.source), golden.decoded))
+            error = max(error, float(_differences(decode(golden.source), golden.decoded).mean()))
         except InputError:
             error = float("inf")
     return _row("decode", error, tolerance.DECODE_MEAN, "mean gray levels")
 
 
 def _resizing(recorded: Sequence[Golden], spec: Spec) -> Row:
-    error = max(_mean_difference(prepare(golden.decoded, spec).pixels, golden.pixels) for golden in recorded)
-    return _row("resize", error, tolerance.RESIZE_MEAN, "mean gray levels")
+    error = 0.0
+    for golden in recorded:
+        prepared = prepare(golden.decoded, spec)
+        largest = float(_differences(prepared.pixels, golden.pixels).max())
+        error = max(error, largest if prepared.valid == golden.valid else float("inf"))
+    return _row("resize", error, tolerance.RESIZE_LEVELS, "gray levels")
 
 
 def _postprocessing(recorded: Sequence[Golden], spec: Spec) -> Row:
-    pairs = [(find_masks(golden.logits, golden.prepared, spec), _golden_masks(golden, spec)) for golden in recorded]
-    return _mask_row("postprocess", pairs, "", "fp32")
+    answered = [find_masks(golden.logits, golden.prepared, spec).to_numpy() for golden in recorded]
+    return _mask_row("postprocess", answered, recorded, spec, tolerance.POSTPROCESS_PIXELS)
 
 
 def _engine_rows(predictor: Predictor, recorded: Sequence[Golden]) -> list[Row]:
     engine, spec = predictor.engine, predictor.spec
-    error = 0.0
-    pairs = []
-    for golden in recorded:
-        logits = engine.infer(golden.pixels[None])[0]
-        error = max(error, relative_error(logits, golden.logits))
-        answered = predictor(golden.source).masks
-        assert answered is not None
-        pairs.append((answered, _golden_masks(golden, spec)))
-    limit = spec.tolerances.get(engine.precision, tolerance.LOGITS[engine.precision])
+    name, precision = engine.name, engine.precision
+    error = max(relative_error(engine.infer(golden.pixels[None])[0], golden.logits) for golden in recorded)
+    limit = spec.tolerances.get(precision, tolerance.LOGITS[precision])
+    nothing = np.zeros((0, 0), np.uint8)
+    results = predictor.stream([golden.source for golden in recorded])
+    answered = [nothing if result.masks is None else result.masks.to_numpy() for result in results]
     return [
-        _row("network", error, limit, "of the largest logit", engine.name, engine.precision),
-        _mask_row("end to end", pairs, engine.name, engine.precision),
+        _row("network", error, limit, "of the largest logit", name, precision),
+        _mask_row("end to end", answered, recorded, spec, tolerance.MASK_PIXELS[precision], name, precision),
     ]
 
 
 def relative_error(answered: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
     """Return max |a - b| / max(1, max |b|); infinite where shapes differ or a value is not finite."""
-    if answered.shape != reference.shape or not np.isfinite(answered).all():
+    if answered.shape != reference.shape or not np.isfinite(answered).all() or not np.isfinite(reference).all():
         return float("inf")
-    return float(np.abs(answered - reference).max() / max(1.0, float(np.abs(reference).max())))
+    differences = np.abs(answered.astype(np.float64) - reference)
+    return float(differences.max() / max(1.0, float(np.abs(reference).max())))
 
 
-def _mean_difference(answered: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+def _differences(answered: NDArray[np.uint8], reference: NDArray[np.uint8]) -> NDArray[Any]:
     if answered.shape != reference.shape:
-        return float("inf")
-    return float(np.abs(answered.astype(np.int16) - reference).mean())
+        return np.array([np.inf])
+    return np.abs(answered.astype(np.int16) - reference)
 
 
-def _golden_masks(golden: Golden, spec: Spec) -> Masks:
-    rles = [{"size": entry["size"], "counts": entry["counts"].encode()} for entry in golden.masks]
-    labels = np.array([entry["label"] for entry in golden.masks], np.int64)
-    background = 0 if spec.background is None else spec.background
-    return Masks(rles, labels, golden.decoded.shape[:2], background, golden.logits, spec.activation or "none")
+def _mask_row(
+    stage: str,
+    answered: Sequence[NDArray[np.uint8]],
+    recorded: Sequence[Golden],
+    spec: Spec,
+    limit: float,
+    engine: str = "",
+    precision: str = "",
+) -> Row:
+    pairs = zip(answered, recorded, strict=True)
+    compared = [_compare(classes, golden.classes, spec.background) for classes, golden in pairs]
+    changed, dice = max(error for error, _ in compared), min(dice for _, dice in compared)
+    return _row(stage, changed, limit, "of the pixels", engine, precision, dice)
 
 
-def _mask_row(stage: str, pairs: Sequence[tuple[Masks, Masks]], engine: str, precision: str) -> Row:
-    compared = [_compare(answered, reference) for answered, reference in pairs]
-    error = max(changed for changed, _ in compared)
-    dice = min(dice for _, dice in compared)
-    return _row(stage, error, tolerance.MASK_PIXELS[precision], "of the pixels", engine, precision, dice)
-
-
-def _compare(answered: Masks, reference: Masks) -> tuple[float, float]:
+def _compare(
+    answered: NDArray[np.uint8], reference: NDArray[np.uint8], background: int | None
+) -> tuple[float, float]:
     """Return the share of pixels whose class changed, and the Dice of everything that is not background."""
-    if answered.size != reference.size:
+    if answered.shape != reference.shape:
         return float("inf"), 0.0
-    ours, theirs = answered.to_numpy(), reference.to_numpy()
-    found = sum(int(mask.area(rle)) for rle in answered.rle) + sum(int(mask.area(rle)) for rle in reference.rle)
-    covered = np.isin(ours, answered.labels) & np.isin(theirs, reference.labels)
-    agreed = int(((ours == theirs) & covered).sum())
-    return float((ours != theirs).mean()), 2 * agreed / found if found else 1.0
+    same = answered == reference
+    found = [classes != background if background is not None else np.ones_like(same) for classes in (answered, reference)]
+    covered = int(found[0].sum()) + int(found[1].sum())
+    agreed = int((same & found[0]).sum())
+    return float(1 - same.mean()), 2 * agreed / covered if covered else 1.0
 
 
 def _row(

@@ -34,11 +34,15 @@ def read(root: Path, *, masks: str | None = None, labels: Sequence[str] | None =
     Args:
         root: Holds `images/` and the masks, or `train/` and `val/` that do.
         masks: Name of the mask folder; found by itself where only one fits.
-        labels: Class names by index; ("background", "foreground") for masks of two values.
+        labels: Class names by index; default, the lines of `labels.txt` in `root`, or ("background", "foreground") for
+            masks of two values.
 
     Raises:
         InputError: There are no pairs, or more than one folder could hold the masks.
     """
+    listed = root / "labels.txt"
+    if labels is None and listed.is_file():
+        labels = listed.read_text().split("\n")[:-1]
     parts = [part for name in ("train", "val") if ((part := root / name) / "images").is_dir()] or [root]
     found = [match(part / "images", _mask_folder(part, masks)) for part in parts]
     pairs = [pair for part_pairs, _ in found for pair in part_pairs]

@@ -121,9 +121,10 @@ def refuse_precision(name: str, precision: str, supported: Sequence[str]) -> Non
         raise UnsupportedError(f"[load] precision: {name} computes in {', '.join(supported)} here, not in {precision}")
 
 
-def reason(error: Exception) -> str:
-    """Return the first line of a package's message, which may be pages long or empty."""
-    return next(iter(str(error).split("\n")), "").strip() or type(error).__name__
+def reason(error: BaseException, line: int = -1) -> str:
+    """Return one line of a message that may be empty or run to pages; the last is the most telling as a rule."""
+    lines = [text.strip() for text in str(error).splitlines() if text.strip()]
+    return lines[line] if lines else type(error).__name__
 
 
 def _adapter(name: str) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
-from visdeploy.engines import refuse_precision
+from visdeploy.engines import reason, refuse_precision
 from visdeploy.errors import EngineError
 
 
@@ -33,7 +33,7 @@ class OnnxRuntimeEngine:
         try:
             (logits,) = self._session.run(None, {self._input: images})
         except Exception as error:  # its exceptions share no base class but Exception
-            raise EngineError(f"onnxruntime: inference failed on input {images.shape} ({error})") from error
+            raise EngineError(f"onnxruntime: inference failed on input {images.shape} ({reason(error)})") from error
         return np.asarray(logits, np.float32)
 
     def close(self) -> None:
@@ -49,11 +49,11 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Onnx
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised here, not printed as well
     # Spinning workers take the cores that decoding and other engines need between two calls.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(bundle.read(bundles.ONNX), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class but Exception
-        raise EngineError(f"onnxruntime: refused {bundle.path} ({error})") from error
+        raise EngineError(f"onnxruntime: refused {bundle.path} ({reason(error)})") from error
     return OnnxRuntimeEngine(session, bundle.manifest.input_name)

@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
-from visdeploy.engines import refuse_precision
+from visdeploy.engines import reason, refuse_precision
 from visdeploy.errors import EngineError
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 def version() -> str:
@@ -35,11 +37,11 @@ class OpenVinoEngine:
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
         try:
-            request.infer({0: np.ascontiguousarray(images)}, share_inputs=True)
+            outputs = request.infer({0: images}, share_inputs=True, share_outputs=True)
         except RuntimeError as error:
-            raise EngineError(f"openvino: inference failed on input {images.shape} ({error})") from error
+            raise EngineError(f"openvino: inference failed on input {images.shape} ({reason(error)})") from error
         # The request owns its output and the next call overwrites it.
-        return np.array(request.get_output_tensor(0).data, np.float32)
+        return np.array(outputs[0], np.float32)
 
     def close(self) -> None:
         """Release the compiled model."""
@@ -51,17 +53,21 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Open
     """Compile the bundle's ONNX graph; a fixed image size is made static, which runs faster."""
     import openvino
 
-    refuse_precision("openvino", precision, ("fp32", "bf16", "fp16"))
+    core = openvino.Core()
+    native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    refuse_precision("openvino", precision, [name for name in _HINTS if name.upper() in native])
     spec = bundle.manifest
     height, width = (-1, -1) if spec.resize == "native" else spec.size
     try:
-        core = openvino.Core()
         model = core.read_model(bundle.read(bundles.ONNX))
         if model.inputs[0].partial_shape.is_dynamic:
             model.reshape({0: openvino.PartialShape([-1, height, width, 3])})
         # Unless told otherwise OpenVINO computes in bf16 wherever the processor has it.
-        hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]
-        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         return OpenVinoEngine(core.compile_model(model, "CPU", settings), precision)
     except RuntimeError as error:
-        raise EngineError(f"openvino: refused {bundle.path} ({str(error).strip().splitlines()[-1]})") from error
+        raise EngineError(f"openvino: refused {bundle.path} ({reason(error)})") from error

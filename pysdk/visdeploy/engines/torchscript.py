@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
-from visdeploy.engines import refuse_precision
+from visdeploy.engines import reason, refuse_precision
 from visdeploy.errors import EngineError
 
 
@@ -50,9 +50,8 @@ class TorchScriptEngine:
             with torch.inference_mode():
                 logits = self._module(batch)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise EngineError(f"torchscript: inference failed on input {images.shape} ({reason})") from error
-        return np.asarray(logits.numpy(force=True), np.float32)
+            raise EngineError(f"torchscript: inference failed on input {images.shape} ({reason(error)})") from error
+        return np.asarray(logits.float().numpy(force=True))
 
     def close(self) -> None:
         """Release the module."""
@@ -69,6 +68,5 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Torc
         with accepting_deprecation():
             module = torch.jit.load(io.BytesIO(bundle.read(bundles.TORCHSCRIPT)), map_location="cpu")
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise EngineError(f"torchscript: refused {bundle.path} ({reason})") from error
+        raise EngineError(f"torchscript: refused {bundle.path} ({reason(error)})") from error
     return TorchScriptEngine(module.eval())
