@@ -1,7 +1,14 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+# Read when torch is first imported: its threads spin otherwise, and stall each other where the machine is shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+ENGINES = ("openvino", "onnxruntime", "torchscript")
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +18,62 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("VISDEPLOY_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn."""
+    pytest.importorskip({"torchscript": "torch"}.get(request.param, request.param))
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[NDArray[np.uint8]]:
+    """Coloured, textured images of different sizes, none of them a multiple of anything."""
+    rng = np.random.default_rng(7)
+    images = []
+    for height, width in ((75, 101), (53, 90)):
+        y, x = np.mgrid[:height, :width]
+        waves = [127 + 80 * np.sin(x / a + y / b) for a, b in ((9, 30), (25, 7), (14, 50))]
+        images.append(np.clip(np.stack(waves, -1) + rng.normal(0, 25, (height, width, 3)), 0, 255).astype(np.uint8))
+    return images
+
+
+@pytest.fixture(scope="session")
+def binary_bundle(tmp_path_factory: pytest.TempPathFactory, photos: list[NDArray[np.uint8]]) -> Path:
+    """An untrained U-Net of 84,000 parameters, 64x64, that calls about half of the pixels a car."""
+    torch = pytest.importorskip("torch")
+    from visdeploy import export, models
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = models.create("unet", encoder="test_efficientnet", num_classes=1, decoder_channels=8).eval()
+    with torch.inference_mode():
+        pixels = torch.from_numpy(photos[0][:64, :64].copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        net.head.bias -= net(pixels).median()
+    path = tmp_path_factory.mktemp("binary") / "car.vdz"
+    spec = {"task": "segmentation", "labels": ["car"], "size": 64, "mean": 0.5, "std": 0.5}
+    export.export(net, path, spec=spec, golden=photos)
+    return path
+
+
+@pytest.fixture(scope="session")
+def classes_bundle(tmp_path_factory: pytest.TempPathFactory, photos: list[NDArray[np.uint8]]) -> Path:
+    """Four classes without a background, letterboxed into 64x96, answered at a quarter of that."""
+    pytest.importorskip("torch")
+    from nets import ConvNet
+
+    from visdeploy import export
+
+    path = tmp_path_factory.mktemp("classes") / "street.vdz"
+    spec = {
+        "task": "segmentation",
+        "labels": ["road", "car", "tree", "sky"],
+        "size": (64, 96),
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "resize": "letterbox",
+        "pad_value": 114,
+    }
+    export.export(ConvNet(4, stride=4), path, spec=spec, golden=photos)
+    return path

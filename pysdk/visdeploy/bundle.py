@@ -195,7 +195,7 @@ def _parse_manifest(data: bytes, path: Path) -> Manifest:
         raise BundleError(f"{path}: {MANIFEST} has no schema_version such as {SCHEMA_VERSION!r}")
     if int(version.split(".")[0]) > int(SCHEMA_VERSION.split(".")[0]):
         raise BundleError(
-            f"{path}: written in bundle schema {version}, this visdeploy reads up to {SCHEMA_VERSION}; upgrade visdeploy"
+            f"{path}: written in schema {version}, this visdeploy reads {SCHEMA_VERSION}; upgrade visdeploy"
         )
     try:
         manifest = Manifest.model_validate(raw)

@@ -25,7 +25,7 @@ from visdeploy.verify import Report, runnable
 SCENES = 400
 SCENE_SIZE = (288, 384)
 NETWORK_SIZE = (192, 256)
-EPOCHS = 12
+EPOCHS = 16
 PICTURES = 12
 
 
@@ -44,12 +44,14 @@ def run(out: Path, *, seed: int = 0) -> None:
     _step("2/6", f"training a U-Net on {len(dataset.train)} of them")
     options = TrainOptions(
         out=out / "run",
-        encoder="resnet18",
+        encoder="resnet10t",
         model={"decoder_channels": 64},
         sizes=(NETWORK_SIZE,),
         epochs=(EPOCHS,),
-        lr=2e-3,
+        lr=5e-3,
         encoder_lr=1.0,
+        rotate=0.0,
+        scale=(0.9, 1.2),
         seed=seed,
     )
     trained = fit(dataset, options)

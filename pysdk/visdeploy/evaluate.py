@@ -1,15 +1,18 @@
 """How good a bundle is on labelled images, at the size of the images themselves."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from visdeploy.data.dataset import Item
 from visdeploy.errors import InputError
 from visdeploy.metrics import Confusion
 from visdeploy.predictor import Predictor
 
+if TYPE_CHECKING:
+    from visdeploy.data import Item
+
 
 def evaluate(
-    predictor: Predictor, items: Sequence[Item], *, progress: Callable[[int], None] | None = None
+    predictor: Predictor, items: Sequence["Item"], *, progress: Callable[[int], None] | None = None
 ) -> dict[str, float]:
     """Predict every item and compare with its mask, pixel by pixel, over the whole set.
 

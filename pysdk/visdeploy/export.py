@@ -7,6 +7,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +19,11 @@ from visdeploy import bundle as bundles
 from visdeploy import golden as goldens
 from visdeploy import image, tolerance
 from visdeploy.bundle import Bundle, Manifest, Spec
-from visdeploy.engines import Engine, cpu_quota, installed
+from visdeploy.engines import Engine, cpu_quota, installed, open_engine, reason
 from visdeploy.engines import torchscript as torchscript_engine
-from visdeploy.engines.torchscript import accepting_deprecation
-from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.errors import InputError, MissingDependencyError, VisdeployError
 from visdeploy.image import ImageSource
+from visdeploy.predictor import refuse_single
 from visdeploy.preprocess import prepare
 from visdeploy.verify import Report, relative_error, verify
 
@@ -102,8 +103,9 @@ def export(
     """
     say = progress or (lambda line: None)
     path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"[export] path: the folder {path.parent} does not exist")
+    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"[export] path: expected a file in a folder that can be written to, got {path}")
+    refuse_single(golden, "[export] golden")
     sources = [_golden_source(source) for source in golden]
     if not sources:
         raise InputError("[export] golden: expected at least one image to record answers for, got none")
@@ -111,25 +113,26 @@ def export(
     example = prepare(sources[0][1], parsed).pixels
     if isinstance(net, nn.Module):
         manifest, files, reference = _convert_module(net, parsed, example, say)
-    else:
+    elif isinstance(net, str | os.PathLike):
         say("completing the ONNX graph")
         manifest, files, reference = _convert_onnx(Path(net), parsed, example)
+    else:
+        raise InputError(f"[export] net: expected a torch module or the path of an ONNX file, got {type(net).__name__}")
     say(f"recording {len(sources)} golden images")
-    recorded = goldens.record(sources, manifest, reference.infer)
-    files[bundles.GOLDEN] = goldens.pack(recorded)
+    files[bundles.GOLDEN] = goldens.pack(goldens.record(sources, manifest, reference.infer))
     files["labels.txt"] = "".join(f"{label}\n" for label in manifest.labels).encode()
     unproven = path.with_name(f".unproven-{secrets.token_hex(4)}-{path.name}")
     try:
         bundles.write(unproven, manifest, files)
         say(f"verifying on {', '.join(installed())}")
-        report = verify(unproven)
+        report = replace(verify(unproven), bundle=str(path))
         report.require()
         unproven.replace(path)
     except OSError as error:
         raise InputError(f"[export] path: cannot write {path} ({error.strerror})") from error
     finally:
         unproven.unlink(missing_ok=True)
-    return Report(str(path), report.images, report.rows)
+    return report
 
 
 def _golden_source(source: ImageSource) -> tuple[bytes, NDArray[np.uint8]]:
@@ -144,8 +147,17 @@ def _golden_source(source: ImageSource) -> tuple[bytes, NDArray[np.uint8]]:
 def _convert_module(
     net: nn.Module, spec: Spec, example: NDArray[np.uint8], say: Callable[[str], None]
 ) -> tuple[Manifest, dict[str, bytes], Engine]:
-    deployable = Deployable(_single_output(copy.deepcopy(net), spec, example), spec).cpu().eval()
-    manifest = _complete(spec, _probe(deployable, example))
+    try:
+        # A copy, because the caller's module keeps its device, mode and gradients.
+        own = copy.deepcopy(net).cpu().eval().requires_grad_(False)
+        deployable = Deployable(_single_output(own, spec, example), spec).eval()
+        logits = deployable(torch.from_numpy(example[None].copy())).float().numpy()
+    except VisdeployError:
+        raise
+    except Exception as error:  # someone else's network fails in its own ways
+        shape = (1, 3, *example.shape[:2])
+        raise InputError(f"[export] net: cannot answer a float32 batch of shape {shape} ({reason(error)})") from error
+    manifest = _complete(spec, logits)
     say("converting to TorchScript")
     script, conversion = _to_torchscript(deployable, manifest)
     manifest = manifest.model_copy(update={"torchscript": conversion})
@@ -154,30 +166,22 @@ def _convert_module(
     opened = torchscript_engine.open_engine(
         Bundle(Path(bundles.TORCHSCRIPT), manifest, files), precision="fp32", threads=cpu_quota()
     )
-    eager = deployable(torch.from_numpy(example[None].copy())).detach().numpy()
-    _require_same(opened.infer(example[None]), eager, "TorchScript")
+    drift = relative_error(opened.infer(example[None]), logits)
+    if drift > tolerance.LOGITS["fp32"]:
+        raise InputError(f"[export] net: its TorchScript form answers differently (relative error {drift:.2g})")
     return manifest, files, opened
 
 
-def _convert_onnx(
-    path: Path, spec: Spec, example: NDArray[np.uint8]
-) -> tuple[Manifest, dict[str, bytes], Engine]:
-    from visdeploy.engines import open_engine
-
-    graph, fixed_batch = wrap_graph(path, spec)
-    files = {bundles.ONNX: graph.SerializeToString()}
-    draft = Manifest.parse(spec).model_copy(update={"torchscript": "absent"})
-    if fixed_batch is not None:
-        draft = draft.model_copy(update={"max_batch": fixed_batch})
-    engine = open_engine("auto", Bundle(path, draft, files))
+def _convert_onnx(path: Path, spec: Spec, example: NDArray[np.uint8]) -> tuple[Manifest, dict[str, bytes], Engine]:
+    graph, decided = wrap_graph(path, spec)
+    draft = Manifest.parse(spec).model_copy(update=decided | {"torchscript": "absent"})
+    engine = open_engine("auto", Bundle(path, draft, {bundles.ONNX: graph.SerializeToString()}))
     manifest = _complete(draft, engine.infer(example[None]))
-    files[bundles.ONNX] = _with_metadata(graph, manifest)
-    return manifest, files, engine
+    return manifest, {bundles.ONNX: _with_metadata(graph, manifest)}, engine
 
 
 def _single_output(net: nn.Module, spec: Spec, example: NDArray[np.uint8]) -> nn.Module:
-    with torch.inference_mode():
-        answer = net.cpu().eval()(torch.zeros(1, 3, *example.shape[:2]))
+    answer = net(torch.zeros(1, 3, *example.shape[:2]))
     if isinstance(answer, Tensor):
         return net
     if isinstance(answer, Mapping):
@@ -188,18 +192,12 @@ def _single_output(net: nn.Module, spec: Spec, example: NDArray[np.uint8]) -> nn
     raise InputError(f"[export] net: expected a module that returns a tensor, got {type(answer).__name__}")
 
 
-def _probe(deployable: nn.Module, example: NDArray[np.uint8]) -> NDArray[np.float32]:
-    with torch.inference_mode():
-        logits: NDArray[np.float32] = deployable(torch.from_numpy(example[None].copy())).float().numpy()
-    return logits
-
-
 def _complete(spec: Spec, logits: NDArray[np.float32]) -> Manifest:
     """Fill in what only the network's answer tells, and refuse a spec that contradicts it."""
     if logits.ndim != 4 or logits.shape[0] != 1:
         raise InputError(f"[export] net: expected logits of shape (1, C, h, w), got {logits.shape}")
     if not np.isfinite(logits).all():
-        raise InputError("[export] net: the logits of the first golden image are not all finite")
+        raise InputError("[export] net: its logits for golden image 0 are not all finite")
     channels, classes = logits.shape[1], len(spec.labels)
     if channels != classes and not (channels == 1 and classes == 2):
         raise InputError(f"[export] labels: the network has {channels} channels, the spec names {classes} labels")
@@ -208,24 +206,34 @@ def _complete(spec: Spec, logits: NDArray[np.float32]) -> Manifest:
         data["activation"] = "sigmoid" if channels == 1 else "softmax"
     if channels == 1 and spec.background is None:
         data["background"] = 0
-    if (data["activation"] == "sigmoid") != (channels == 1) and data["activation"] != "none":
+    if data["activation"] == ("softmax" if channels == 1 else "sigmoid"):
         raise InputError(f"[export] activation: {data['activation']} does not go with {channels} output channels")
+    if data["activation"] == "none" and channels == classes == 2:
+        raise InputError("[export] activation: none with two labels means one channel of probabilities, got 2 channels")
     data["producer"] = {name: metadata.version(name) for name in ("visdeploy", "torch", "onnx")}
     return Manifest.parse(data)
 
 
 def _to_torchscript(deployable: nn.Module, manifest: Manifest) -> tuple[bytes, Conversion]:
     conversion: Conversion = "script"
-    with accepting_deprecation(), warnings.catch_warnings():
+    # Notes of deprecation, and of what a trace cannot see; a module that came out wrong is caught by verify.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
-            module = torch.jit.script(deployable)
+            module: Any = torch.jit.script(deployable)
         except Exception:  # the compiler raises whatever it stumbles over; a trace needs none of it
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            module = torch.jit.trace(deployable, _example_batch(manifest), check_trace=False)
+            module = _trace(deployable, manifest)
             conversion = "trace"
         buffer = io.BytesIO()
         torch.jit.save(module, buffer, _extra_files={"visdeploy.json": _metadata(manifest)})
     return buffer.getvalue(), conversion
+
+
+def _trace(deployable: nn.Module, manifest: Manifest) -> Any:
+    try:
+        return torch.jit.trace(deployable, _example_batch(manifest), check_trace=False)
+    except Exception as error:  # someone else's network fails in its own ways
+        raise InputError(f"[export] net: torch can neither script nor trace this network ({reason(error)})") from error
 
 
 def _to_onnx(deployable: nn.Module, manifest: Manifest) -> bytes:
@@ -247,10 +255,13 @@ def _to_onnx(deployable: nn.Module, manifest: Manifest) -> bytes:
                 verbose=False,
             )
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"[export] net: torch cannot export this network to ONNX ({reason})") from error
+            why = reason(error.__cause__ or error, 0)
+            raise InputError(f"[export] net: torch cannot export this network to ONNX ({why})") from error
     assert program is not None
-    return _with_metadata(program.model_proto, manifest)
+    graph = program.model_proto
+    for node in graph.graph.node:  # the exporter notes a stack trace on each, with the paths of this machine
+        del node.metadata_props[:]
+    return _with_metadata(graph, manifest)
 
 
 def _example_batch(manifest: Manifest) -> Tensor:
@@ -267,9 +278,3 @@ def _with_metadata(graph: "onnx.ModelProto", manifest: Manifest) -> bytes:
 
 def _metadata(manifest: Manifest) -> str:
     return json.dumps(manifest.model_dump(mode="json", exclude={"files"}))
-
-
-def _require_same(answered: NDArray[np.float32], reference: NDArray[np.float32], what: str) -> None:
-    error = relative_error(answered, reference)
-    if error > tolerance.LOGITS["fp32"]:
-        raise InputError(f"[export] net: its {what} form answers differently (relative error {error:.2g})")

@@ -1,65 +1,77 @@
 """Giving anyone's ONNX file the input that every bundle has: uint8 (B, h, w, 3), normalised inside."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from visdeploy.engines import reason
 from visdeploy.errors import InputError
 from visdeploy.spec import Spec
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
-def wrap_graph(path: Path, spec: Spec) -> tuple[onnx.ModelProto, int | None]:
+def wrap_graph(path: Path, spec: Spec) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Load an ONNX file and put cast, transpose and normalisation in front where it takes floats.
 
     Args:
         path: The file. Its graph takes float (B, 3, h, w), or uint8 (B, h, w, 3) which is left alone.
-        spec: Gives mean and std, the names, and the size that a fixed graph must have.
+        spec: Gives mean and std, the input's name, and the size that a fixed graph must have.
 
     Returns:
-        The completed model, and its batch size where that is fixed.
+        The completed model, and the fields of the spec that the file decides.
 
     Raises:
         InputError: The file is not ONNX, or its input or outputs are not those of a segmenter.
     """
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-    except FileNotFoundError as error:
-        raise InputError(f"[export] net: no such file: {path}") from error
-    except Exception as error:  # protobuf and the checker raise unrelated types
-        raise InputError(f"[export] net: {path} is not a valid ONNX file ({str(error).splitlines()[0]})") from error
+    model = _load(path)
     graph = model.graph
     given = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in given]
     if len(inputs) != 1:
         raise InputError(f"[export] net: expected one input, {path} has {[value.name for value in inputs]}")
-    _keep_one_output(graph, spec, path)
+    output = _keep_one_output(graph, spec, path)
     dims = [_size(dim) for dim in inputs[0].type.tensor_type.shape.dim]
     kind = inputs[0].type.tensor_type.elem_type
+    name = inputs[0].name
     if kind == TensorProto.UINT8 and len(dims) == 4 and dims[3] == 3:
         height_width = dims[1:3]
     elif kind in _FLOATS and len(dims) == 4 and dims[1] in (3, None):
         height_width = dims[2:4]
-        _prepend_normalisation(model, inputs[0], dims, kind, spec)
+        name = _prepend_normalisation(model, inputs[0], dims, kind, spec)
     else:
         shape = [dim or "?" for dim in dims]
-        name = TensorProto.DataType.Name(kind)
-        raise InputError(f"[export] net: expected float (B, 3, h, w) or uint8 (B, h, w, 3), {path} takes {name} {shape}")
-    for axis, side in zip(("height", "width"), zip(height_width, spec.size, strict=True), strict=True):
-        if side[0] is not None and (side[0] != side[1] or spec.resize == "native"):
-            raise InputError(f"[export] size: {path} has a fixed {axis} of {side[0]}, the spec says {side[1]}")
-    return model, dims[0]
+        takes = TensorProto.DataType.Name(kind)
+        raise InputError(
+            f"[export] net: expected float (B, 3, h, w) or uint8 (B, h, w, 3), {path} takes {takes} {shape}"
+        )
+    if dims[0] not in (1, None):
+        raise InputError(f"[export] net: {path} has a fixed batch of {dims[0]}; export it with a batch of 1 or any")
+    for axis, fixed, wanted in zip(("height", "width"), height_width, spec.size, strict=True):
+        if fixed is not None and (fixed != wanted or spec.resize == "native"):
+            raise InputError(f"[export] size: {path} has a fixed {axis} of {fixed}, the spec says {wanted}")
+    return model, {"input_name": name, "output_name": output, "max_batch": dims[0] or spec.max_batch}
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise InputError(f"[export] net: no such file: {path}")
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf and the checker raise unrelated types
+        raise InputError(f"[export] net: {path} is not a valid ONNX file ({reason(error, 0)})") from error
+    return model
 
 
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
     return int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value > 0 else None
 
 
-def _keep_one_output(graph: onnx.GraphProto, spec: Spec, path: Path) -> None:
+def _keep_one_output(graph: onnx.GraphProto, spec: Spec, path: Path) -> str:
     names = [value.name for value in graph.output]
     chosen = spec.output_name if spec.output_name in names else names[0]
     if len(names) > 1 and chosen != spec.output_name:
@@ -67,11 +79,12 @@ def _keep_one_output(graph: onnx.GraphProto, spec: Spec, path: Path) -> None:
     kept = next(value for value in graph.output if value.name == chosen)
     del graph.output[:]
     graph.output.append(kept)
+    return chosen
 
 
 def _prepend_normalisation(
     model: onnx.ModelProto, old: onnx.ValueInfoProto, dims: list[int | None], kind: int, spec: Spec
-) -> None:
+) -> str:
     graph = model.graph
     prefix = "visdeploy_"
     name = spec.input_name if spec.input_name != old.name else prefix + spec.input_name
@@ -95,3 +108,4 @@ def _prepend_normalisation(
     body = list(graph.node)
     del graph.node[:]
     graph.node.extend([*steps, *body])
+    return name

@@ -54,7 +54,9 @@ class PredictionFiles:
             self._rows += [[name, self._classes[i], result.to_kaggle(i)] for i in result.masks.labels.tolist()]
         if self._draw:
             if source.is_file() and source.parent.samefile(self.folder):
-                raise InputError(f"[predict] out: overlays in {self.folder} could replace images; choose another folder")
+                raise InputError(
+                    f"[predict] out: overlays in {self.folder} could replace images; choose another folder"
+                )
             file = f"{source.stem}.png"
             if file in self._names:
                 file = f"{source.stem}-{image_id}.png"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,10 +123,11 @@ class Predictor:
         """
         if batch_size < 1:
             raise InputError(f"[stream] batch_size: expected at least 1, got {batch_size}")
-        if isinstance(images, str | bytes | os.PathLike) or (isinstance(images, np.ndarray) and images.ndim < 4):
-            raise InputError(f"[stream] images: expected several, got one {type(images).__name__}; call the model with it")
+        if color not in get_args(Color):
+            raise InputError(f"[stream] color: expected rgb or bgr, got {color!r}")
+        refuse_single(images, "[stream] images")
         self._check_call(threshold)
-        return self._stream(images, batch_size, color, threshold)
+        return self._stream(iter(images), batch_size, color, threshold)
 
     def benchmark(self, images: Sequence[ImageSource], *, rounds: int = 20) -> "Measurement":
         """Time each stage over `images`, again and again; see `visdeploy.benchmark`."""
@@ -159,14 +160,16 @@ class Predictor:
         if threshold is None:
             return
         if not self.spec.binary:
-            raise InputError("[predict] threshold: only a binary model has one; this one takes the best class per pixel")
+            raise InputError(
+                "[predict] threshold: only a binary model has one; this one takes the best class per pixel"
+            )
         logit_threshold(threshold, self.spec)
 
     def _predict(self, source: Any, index: int, color: Color, threshold: float | None) -> Result:
         return self._finish([self._prepare(_own(source), index, color)], threshold)[0]
 
     def _stream(
-        self, images: Iterable[ImageSource], batch_size: int, color: Color, threshold: float | None
+        self, images: Iterator[ImageSource], batch_size: int, color: Color, threshold: float | None
     ) -> Iterator[Result]:
         together = min(batch_size, self.spec.max_batch)
         waiting: deque[Future[_Item]] = deque()
@@ -254,6 +257,12 @@ class _Item:
         if self.prepared is None or other.prepared is None:
             return False
         return self.prepared.pixels.shape == other.prepared.pixels.shape
+
+
+def refuse_single(images: object, argument: str) -> None:
+    """Raise InputError for one image where several are expected: its letters or rows would pass for images."""
+    if isinstance(images, str | bytes | os.PathLike) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        raise InputError(f"{argument}: expected several images, got a single {type(images).__name__}")
 
 
 def _own(source: Any) -> Any:

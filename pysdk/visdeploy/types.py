@@ -67,7 +67,7 @@ class Masks:
         finite = np.clip(self.logits, -1e30, 1e30)
         planes = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in finite])
         if self.activation == "sigmoid":
-            planes = np.exp(-np.logaddexp(0, -planes))
+            planes = 1 / (1 + np.exp(-np.clip(planes, -80, 80)))
         elif self.activation == "softmax":
             planes = np.exp(planes - planes.max(0))
             planes /= planes.sum(0)

@@ -70,8 +70,9 @@ class Report:
         return all(row.ok for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain Python values."""
-        return asdict(self) | {"ok": self.ok, "rows": [asdict(row) for row in self.rows]}
+        """Return the report as plain Python values; an infinite error, which JSON does not know, is None."""
+        rows = [asdict(row) | {"error": row.error if np.isfinite(row.error) else None} for row in self.rows]
+        return asdict(self) | {"ok": self.ok, "rows": rows}
 
     def require(self) -> None:
         """Raise CheckFailedError, naming every stage that drifted."""
@@ -167,7 +168,8 @@ def relative_error(answered: NDArray[np.float32], reference: NDArray[np.float32]
 def _differences(answered: NDArray[np.uint8], reference: NDArray[np.uint8]) -> NDArray[Any]:
     if answered.shape != reference.shape:
         return np.array([np.inf])
-    return np.abs(answered.astype(np.int16) - reference)
+    differences: NDArray[np.int16] = np.abs(answered.astype(np.int16) - reference)
+    return differences
 
 
 def _mask_row(
@@ -185,14 +187,14 @@ def _mask_row(
     return _row(stage, changed, limit, "of the pixels", engine, precision, dice)
 
 
-def _compare(
-    answered: NDArray[np.uint8], reference: NDArray[np.uint8], background: int | None
-) -> tuple[float, float]:
+def _compare(answered: NDArray[np.uint8], reference: NDArray[np.uint8], background: int | None) -> tuple[float, float]:
     """Return the share of pixels whose class changed, and the Dice of everything that is not background."""
     if answered.shape != reference.shape:
         return float("inf"), 0.0
     same = answered == reference
-    found = [classes != background if background is not None else np.ones_like(same) for classes in (answered, reference)]
+    found = [
+        classes != background if background is not None else np.ones_like(same) for classes in (answered, reference)
+    ]
     covered = int(found[0].sum()) + int(found[1].sum())
     agreed = int((same & found[0]).sum())
     return float(1 - same.mean()), 2 * agreed / covered if covered else 1.0

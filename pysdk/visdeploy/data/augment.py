@@ -1,4 +1,4 @@
-"""Random views of a training pair: image, mask and boxes move together."""
+"""Random views of a training pair: image and mask move together."""
 
 from typing import Any
 

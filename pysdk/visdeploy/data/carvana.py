@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from visdeploy.data import folder
-from visdeploy.data.dataset import ClassMap, Dataset, Item, default_palette
+from visdeploy.data.dataset import ClassMap, Dataset, Item
 from visdeploy.errors import InputError
 from visdeploy.image import decode
+from visdeploy.spec import default_palette
 
 LAYOUT = "train/ with train_masks/ or train_masks.csv (Carvana)"
 
@@ -40,7 +41,7 @@ def read(root: Path, *, size: tuple[int, int] = (1280, 1918)) -> Dataset:
     held_out = set(sorted({_car(item) for item in items})[::5])
     return Dataset(
         labels=_LABELS,
-        palette=default_palette(2),
+        palette=default_palette(2, 0),
         train=[item for item in items if _car(item) not in held_out],
         val=[item for item in items if _car(item) in held_out],
         background=0,

@@ -90,15 +90,6 @@ def hold_out(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
     )
 
 
-def default_palette(count: int) -> Palette:
-    """The Pascal VOC colours, in which class 0 is black and neighbours differ clearly."""
-
-    def channel(index: int, bit: int) -> int:
-        return sum(((index >> (3 * level + bit)) & 1) << (7 - level) for level in range(3))
-
-    return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(count))
-
-
 def check(dataset: Dataset) -> list[str]:
     """Decode everything once and describe all that is wrong, one line per fault.
 

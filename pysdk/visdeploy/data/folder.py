@@ -1,5 +1,6 @@
 """Plain folders: `images/` beside a folder of masks, matched by file stem."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,9 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from visdeploy.data.dataset import IGNORE_INDEX, ClassMap, Dataset, Item, default_palette, hold_out
+from visdeploy.data.dataset import IGNORE_INDEX, ClassMap, Dataset, Item, hold_out
 from visdeploy.errors import InputError, MissingDependencyError
 from visdeploy.image import decode
+from visdeploy.spec import default_palette
 
 LAYOUT = "images/ beside a folder of masks, either directly or inside train/ and val/"
 
@@ -42,19 +44,20 @@ def read(root: Path, *, masks: str | None = None, labels: Sequence[str] | None =
     """
     listed = root / "labels.txt"
     if labels is None and listed.is_file():
-        labels = listed.read_text().split("\n")[:-1]
+        labels = listed.read_text(encoding="utf-8").splitlines()
     parts = [part for name in ("train", "val") if ((part := root / name) / "images").is_dir()] or [root]
     found = [match(part / "images", _mask_folder(part, masks)) for part in parts]
     pairs = [pair for part_pairs, _ in found for pair in part_pairs]
     classes, names = find_classes([mask for _, _, mask in pairs], labels)
     items = [make_items(part_pairs, classes) for part_pairs, _ in found]
     train, val = items if len(items) == 2 else hold_out(items[0])
+    background = 0 if len(names) == 2 or names[0] == "background" else None
     return Dataset(
         labels=names,
-        palette=default_palette(len(names)),
+        palette=default_palette(len(names), background),
         train=train,
         val=val,
-        background=0 if len(names) == 2 or names[0] == "background" else None,
+        background=background,
         problems=tuple(problem for _, problems in found for problem in problems),
     )
 
@@ -113,13 +116,15 @@ def find_classes(paths: Sequence[Path], labels: Sequence[str] | None) -> tuple[d
         The class index of each file value, and the class names.
     """
     # A few masks are enough to see two values; only where they show more or fewer is it worth reading all.
-    values = _values(paths[:: max(1, len(paths) // 16)])
-    if len(values) != 2:
-        values = _values(paths)
-    if len(values) <= 2 and len(labels or _BINARY_LABELS) == 2:
-        low, high = sorted(values) if len(values) == 2 else (0, max(values) or 255)
-        return {low: 0, high: 1}, tuple(labels or _BINARY_LABELS)
-    count = max(values - {IGNORE_INDEX}, default=0) + 1
+    uses = _count_values(paths[:: max(1, len(paths) // 16)])
+    if len(uses) != 2:
+        uses = _count_values(paths)
+    if len(labels or _BINARY_LABELS) == 2 and (labels or len(uses) <= 2):
+        # Two names and more values: those of the most masks are meant, so that a stray one is found, not trained on.
+        common = [value for value, _ in uses.most_common(2)]
+        low, high = sorted(common) if len(common) == 2 else (0, max(common, default=0) or 255)
+        return {IGNORE_INDEX: IGNORE_INDEX} | {low: 0, high: 1}, tuple(labels or _BINARY_LABELS)
+    count = max(uses.keys() - {IGNORE_INDEX}, default=0) + 1
     names = tuple(labels or ("background", *(f"class {index}" for index in range(1, count))))
     return {index: index for index in range(len(names))} | {IGNORE_INDEX: IGNORE_INDEX}, names
 
@@ -229,9 +234,10 @@ def _mask_folder(root: Path, name: str | None) -> Path:
     return preferred[0]
 
 
-def _values(paths: Sequence[Path]) -> set[int]:
+def _count_values(paths: Sequence[Path]) -> Counter[int]:
+    """In how many masks each value occurs."""
     with ThreadPoolExecutor(max_workers=4) as pool:
-        return set().union(*pool.map(_values_of, paths))
+        return Counter(value for values in pool.map(_values_of, paths) for value in values)
 
 
 def _values_of(path: Path) -> set[int]:

@@ -5,6 +5,7 @@ A vehicle's own axes are x forward from its rear bumper, y up from the ground, z
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -13,8 +14,6 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]
 Color = NDArray[np.float64]
 Outline = tuple[tuple[float, float], ...]
-
-KINDS = ("car", "van", "truck", "bus")
 
 _GLASS = np.array([38.0, 46.0, 54.0])
 _RUBBER = np.array([24.0, 24.0, 26.0])
@@ -58,7 +57,6 @@ class Body:
 class Design:
     """The bodies and wheels that make up one model of vehicle."""
 
-    kind: str
     bodies: tuple[Body, ...]
     axles: tuple[float, ...]
     wheel_radius: float
@@ -102,7 +100,7 @@ class Vehicle:
 
 def _panes(start: float, stop: float, count: int, low: float, high: float, gap: float = 0.09) -> tuple[Outline, ...]:
     edges = np.linspace(start, stop, count + 1)
-    return tuple(((a, low), (a, high), (b - gap, high), (b - gap, low)) for a, b in zip(edges, edges[1:], strict=False))
+    return tuple(((a, low), (a, high), (b - gap, high), (b - gap, low)) for a, b in pairwise(edges.tolist()))
 
 
 _SEDAN = Body(
@@ -170,7 +168,7 @@ _MINIBUS = Body(
     taper=_VAN.taper,
     has_lamps=True,
 )
-_CHASSIS = Body(outline=((0.0, 0.5), (0.0, 0.95), (6.6, 0.95), (6.6, 0.5)), half_width=0.85, paint=1)
+_CHASSIS = Body(outline=((0.0, 0.5), (0.0, 0.95), (6.6, 0.95), (6.6, 0.5)), half_width=0.85, paint=2)
 _BOX = Body(outline=((0.0, 0.98), (0.0, 3.1), (5.15, 3.1), (5.15, 0.98)), half_width=1.18, paint=1)
 _CAB = Body(
     outline=(
@@ -198,13 +196,13 @@ _BUS = Body(
 )
 
 DESIGNS = (
-    Design("car", (_SEDAN,), (0.85, 3.6), 0.33),
-    Design("car", (_HATCHBACK,), (0.7, 3.2), 0.32),
-    Design("car", (_SUV,), (0.9, 3.75), 0.39),
-    Design("van", (_VAN,), (0.95, 4.2), 0.37),
-    Design("van", (_MINIBUS,), (0.95, 4.2), 0.37),
-    Design("truck", (_CHASSIS, _BOX, _CAB), (1.2, 6.2), 0.5),
-    Design("bus", (_BUS,), (2.3, 7.9), 0.52),
+    Design((_SEDAN,), (0.85, 3.6), 0.33),
+    Design((_HATCHBACK,), (0.7, 3.2), 0.32),
+    Design((_SUV,), (0.9, 3.75), 0.39),
+    Design((_VAN,), (0.95, 4.2), 0.37),
+    Design((_MINIBUS,), (0.95, 4.2), 0.37),
+    Design((_CHASSIS, _BOX, _CAB), (1.2, 6.2), 0.5),
+    Design((_BUS,), (2.3, 7.9), 0.52),
 )
 
 
@@ -229,13 +227,13 @@ class Painter:
         self._vehicle, self._owner = vehicle, owner
         bodies = sorted(vehicle.design.bodies, key=self._distance, reverse=True)
         near_side = self._near_side(bodies[0])
-        for axle in vehicle.design.axles:
-            self._wheel(axle, -near_side)
+        for side in (-1, 1):
+            if side != near_side:
+                self._wheels(side)
         for body in bodies:
             self._body(body)
         if near_side:
-            for axle in vehicle.design.axles:
-                self._wheel(axle, near_side)
+            self._wheels(near_side)
 
     def _distance(self, body: Body) -> float:
         middle = np.array([[np.mean([x for x, _ in body.outline]), 0, 0]])
@@ -261,13 +259,14 @@ class Painter:
 
     def _lit(self, color: Color, normal: Points) -> Color:
         lambert = max(0.0, float(normal @ self._sun))
-        return color * (0.48 + 0.1 * normal[1] + 0.55 * lambert) + self._sky * 0.16 * max(0.0, normal[1]) ** 2
+        upward = float(normal[1])
+        return color * (0.48 + 0.1 * upward + 0.55 * lambert) + self._sky * 0.16 * max(0.0, upward) ** 2
 
     def _glass(self, normal: Points) -> Color:
-        return _GLASS + self._sky * (0.12 + 0.35 * max(0.0, normal[1]))
+        return _GLASS + self._sky * (0.12 + 0.35 * max(0.0, float(normal[1])))
 
     def _body(self, body: Body) -> None:
-        paint = self._vehicle.paints[body.paint]
+        paint = (*self._vehicle.paints, _DARK)[body.paint]
         outline, glass = _bevel(np.array(body.outline), body.glass)
         self._strips(body, outline, glass, paint)
         if body.has_lamps:
@@ -299,9 +298,11 @@ class Painter:
         low, high = outline[:, 1].min(), outline[:, 1].max()
         self._fill(points, color * 1.06 + self._sky * 0.05)
         # Paint reflects sky above its widest line and the road below, which reads as a falling gradient.
-        for level in (0.58, 0.5, 0.4, 0.3, 0.2, 0.1):
-            band = _sides(body, np.stack([outline[:, 0], np.minimum(outline[:, 1], low + level * (high - low))], 1), side)
-            self._fill(band, color * (0.66 + 0.5 * level))
+        for level in (0.85, 0.7, 0.58, 0.45, 0.3, 0.15):
+            band = _sides(
+                body, np.stack([outline[:, 0], np.minimum(outline[:, 1], low + level * (high - low))], 1), side
+            )
+            self._fill(band, color * (0.7 + 0.4 * level))
         for axle in self._vehicle.design.axles:
             if outline[:, 0].min() < axle < outline[:, 0].max():
                 arch = _CIRCLE * self._vehicle.design.wheel_radius * 1.2 + [axle, self._vehicle.design.wheel_radius]
@@ -316,7 +317,8 @@ class Painter:
     def _lamps(self, body: Body, end: int, paint: Color) -> None:
         normal = self._vehicle.direction((end, 0, 0))
         outline = np.array(body.outline)
-        low, belt = outline[:, 1].min(), body.belt
+        # Outlines begin at the foot of the rear and end at the foot of the front; both ends reach this low.
+        low, belt = max(outline[0, 1], outline[-1, 1]), body.belt
         tip = outline[:, 0].max() if end > 0 else outline[:, 0].min()
         if not self._faces_camera(normal, self._vehicle.place(np.array([[tip, belt / 2, 0]]))[0]):
             return
@@ -335,6 +337,10 @@ class Painter:
         panel(0.2, 0.36, -0.26, 0.26, self._lit(np.array([225.0, 226.0, 222.0]), normal))
         for side in (-1, 1):
             panel(0.5, 0.74, side * 0.62, side * 0.97, lamp)
+
+    def _wheels(self, side: int) -> None:
+        for axle in self._vehicle.design.axles:
+            self._wheel(axle, side)
 
     def _wheel(self, axle: float, side: int) -> None:
         design = self._vehicle.design
@@ -357,7 +363,7 @@ def _sides(body: Body, points: Points, side: int) -> Points:
     above = np.clip((points[:, 1] - body.belt) / max(top - body.belt, 0.1), 0, 1)
     to_end = np.minimum(points[:, 0] - rear, front - points[:, 0])
     rounding = 0.1 * np.clip(1 - to_end / 0.5, 0, 1) ** 2 if body.taper else 0.0
-    return np.insert(points, 2, side * body.half_width * (1 - body.taper * above - rounding), axis=1)
+    return np.column_stack([points, side * body.half_width * (1 - body.taper * above - rounding)])
 
 
 def _bevel(outline: Points, glass: Sequence[int]) -> tuple[Points, NDArray[np.bool_]]:
@@ -371,7 +377,7 @@ def _bevel(outline: Points, glass: Sequence[int]) -> tuple[Points, NDArray[np.bo
 
 
 def _inset(quad: Points, margin: float) -> Points:
-    return quad + (quad.mean(0) - quad) * margin
+    return np.asarray(quad + (quad.mean(0) - quad) * margin)
 
 
 def _end_at(outline: Points, level: float, end: int) -> float:

@@ -88,7 +88,9 @@ def open_engine(
         raise InputError(f"[load] num_threads: expected at least 1, got {num_threads}")
     adapter = _adapter(name)
     threads = num_threads or cpu_quota()
-    engine: Engine = adapter.open_engine(bundle, precision="fp32" if precision == "auto" else precision, threads=threads)
+    engine: Engine = adapter.open_engine(
+        bundle, precision="fp32" if precision == "auto" else precision, threads=threads
+    )
     return engine
 
 

@@ -52,8 +52,9 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Onnx
     options.log_severity_level = 4  # its errors are raised here, not printed as well
     # Spinning workers take the cores that decoding and other engines need between two calls.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    model = bundle.read(bundles.ONNX)
     try:
-        session = onnxruntime.InferenceSession(bundle.read(bundles.ONNX), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class but Exception
         raise EngineError(f"onnxruntime: refused {bundle.path} ({reason(error)})") from error
     return OnnxRuntimeEngine(session, bundle.manifest.input_name)

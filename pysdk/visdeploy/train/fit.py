@@ -147,7 +147,6 @@ def _train(task: SegmentationTask, train: Pairs, val: Pairs, folder: Path, stage
         "num_sanity_val_steps": 0,
         "default_root_dir": folder,
         "log_every_n_steps": 1,
-        "gradient_clip_val": 5.0,
     }
     with _quiet():
         if options.lr is None and not (folder / "last.ckpt").is_file():

@@ -100,7 +100,7 @@ class SegmentationTask(lightning.LightningModule):
                 lr = self.lr * (self.options.encoder_lr if encoder else 1.0)
                 decay = self.options.weight_decay if decayed else 0.0
                 groups.append({"params": chosen, "lr": lr, "weight_decay": decay})
-        optimizer = torch.optim.AdamW(groups)
+        optimizer = torch.optim.AdamW(groups, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in groups],

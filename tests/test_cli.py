@@ -1,0 +1,237 @@
+"""The command line: each verb does its work, each mistake is one sentence and its exit code."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from visdeploy import cli, image, mask
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["visdeploy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def photo_folder(tmp_path) -> Path:
+    """Three images, the middle one broken."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "c.jpg"):
+        image.write(folder / name, rng.integers(0, 255, (50, 70, 3), dtype=np.uint8))
+    (folder / "b.jpg").write_bytes(b"\xff\xd8broken")
+    return folder
+
+
+def one_sentence(text: str) -> bool:
+    return "Traceback" not in text and text.strip() != ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["verfy"], 2, "Did you mean 'verify'"),
+        (["verify", "x.vdz", "--engin", "openvino"], 2, "--engine"),
+        (["verify", "nowhere.vdz"], 2, "cannot read the bundle"),
+        (["predict", "nowhere.vdz", "x.jpg"], 2, "cannot read the bundle"),
+        (["train", "--data", "nowhere", "--out", "run"], 2, "expected a folder"),
+        (["train", "--data", ".", "--out", "run", "--task", "segmentatoin"], 2, "did you mean 'segmentation'"),
+        (["train", "--data", ".", "--out", "run", "--size", "12y4"], 2, "--size"),
+        (["train", "--data", ".", "--out", "run", "--epochs", "many"], 2, "--epochs"),
+        (["train", "--data", ".", "--out", "run", "--model", "wide"], 2, "KEY=VALUE"),
+        (["train", "--data", ".", "--out", "run", "--scale", "2,1"], 2, "--scale"),
+        (["export", "nowhere", "--out", "x.vdz"], 2, "no such file"),
+        (["export", "m.onnx", "--out", "x.vdz"], 2, "--spec"),
+        (["train"], 2, "--data"),
+    ],
+)
+def test_mistakes_are_one_sentence(run, tmp_path, monkeypatch, arguments, code, said):
+    monkeypatch.chdir(tmp_path)
+    ended, out, err = run(*arguments)
+    assert ended == code
+    assert said in out + err
+    assert one_sentence(err)
+
+
+def test_unknown_engine_suggests_the_nearest(run, binary_bundle):
+    code, _, err = run("verify", binary_bundle, "--engine", "opnvino")
+    assert code == 2
+    assert "did you mean 'openvino'" in err
+
+
+def test_debug_shows_the_traceback(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["visdeploy", "--debug", "inspect", str(tmp_path / "none.vdz")])
+    with pytest.raises(Exception, match="cannot read the bundle"):
+        cli.main()
+
+
+def test_version_and_help(run):
+    assert run("--version")[1].startswith("visdeploy ")
+    assert "verify" in run("--help")[1]
+
+
+def test_a_missing_engine_says_what_to_install(run, binary_bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    code, _, err = run("verify", binary_bundle, "--engine", "openvino")
+    assert code == 3
+    assert "pip install 'visdeploy[openvino]'" in err
+    assert run("check")[0] == 0
+
+
+def test_check_as_json_names_every_engine(run):
+    code, out, _ = run("check", "--json")
+    assert code == 0
+    assert {entry["name"] for entry in json.loads(out)["engines"]} == {"openvino", "onnxruntime", "torchscript"}
+
+
+def test_inspect_and_verify(run, binary_bundle):
+    assert "manifest" not in run("inspect", binary_bundle)[2]
+    assert json.loads(run("inspect", binary_bundle, "--json")[1])["task"] == "segmentation"
+    code, out, _ = run("verify", binary_bundle, "--json")
+    assert code == 0
+    assert json.loads(out)["ok"] is True
+    assert "DRIFTED" not in run("verify", binary_bundle)[1]
+
+
+def test_verify_exits_1_on_drift(run, binary_bundle, monkeypatch):
+    from visdeploy import tolerance, verify
+
+    monkeypatch.setattr(verify, "relative_error", lambda answered, reference: 1.0)
+    code, out, err = run("verify", binary_bundle)
+    assert code == 1
+    assert "DRIFTED" in out
+    assert "network on openvino fp32: 1 of the largest logit" in err
+    assert f"allowed {tolerance.LOGITS['fp32']:.3g}" in err
+
+
+def test_predict_goes_on_after_a_bad_image(run, binary_bundle, photo_folder, tmp_path):
+    code, out, err = run("predict", binary_bundle, photo_folder, "--out", tmp_path / "out")
+    assert code == 2
+    assert "b.jpg" in err
+    assert "2 of 3 images" in out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "coco.json", "kaggle.csv"]
+    document = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert [entry["file_name"] for entry in document["images"]] == ["a.png", "c.jpg"]
+    with (tmp_path / "out" / "kaggle.csv").open() as file:
+        rows = {row["img"]: row["rle_mask"] for row in csv.DictReader(file)}
+    for annotation in document["annotations"]:
+        name = next(entry["file_name"] for entry in document["images"] if entry["id"] == annotation["image_id"])
+        from_kaggle = mask.from_kaggle(rows[name], (50, 70))
+        assert from_kaggle["counts"].decode() == annotation["segmentation"]["counts"]
+
+
+def test_predict_as_json(run, binary_bundle, photo_folder, tmp_path):
+    _, out, _ = run("predict", binary_bundle, photo_folder, "--out", tmp_path / "out", "--json", "--no-overlays")
+    documents = json.loads(out)
+    assert [("error" in document) for document in documents] == [False, True, False]
+
+
+def test_two_images_of_one_name_keep_both_overlays(run, binary_bundle, photo_folder, tmp_path):
+    (photo_folder / "b.jpg").unlink()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.png").write_bytes((photo_folder / "a.png").read_bytes())
+    assert run("predict", binary_bundle, photo_folder, other, "--out", tmp_path / "out")[0] == 0
+    assert len(list((tmp_path / "out").glob("a*.png"))) == 2
+
+
+def test_predict_of_an_empty_folder(run, binary_bundle, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, err = run("predict", binary_bundle, tmp_path / "empty", "--out", tmp_path / "out")
+    assert code == 2
+    assert "holds no images" in err
+
+
+def test_unwritable_output(run, binary_bundle, photo_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = run("predict", binary_bundle, photo_folder, "--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert "cannot write" in err
+
+
+def test_benchmark_and_its_gate(run, binary_bundle):
+    code, out, _ = run("benchmark", binary_bundle, "--rounds", 2, "--json")
+    assert code == 0
+    assert set(json.loads(out)[0]["stages"]) == {"decode", "resize", "infer", "postprocess", "total"}
+    code, out, err = run("benchmark", binary_bundle, "--rounds", 2, "--min", 1e9)
+    assert code == 1
+    assert "images/s, below" in err
+    assert "p50" in out
+
+
+def test_train_export_val_predict(run, tmp_path):
+    from visdeploy.data.scenes import write_scenes
+
+    write_scenes(tmp_path / "scenes", 10, size=(64, 96))
+    options = ["--encoder", "mobilenetv3_small_050", "--model", "decoder_channels=8", "--size", "32x64"]
+    code, out, err = run(
+        *("train", "--data", tmp_path / "scenes", "--out", tmp_path / "run", *options),
+        *("--epochs", 2, "--batch", 4, "--precision", "fp32"),
+    )
+    assert code == 0, err
+    assert "8 images to train on, 2 held out, 2 classes" in err
+    assert "visdeploy export" in out
+    assert run("export", tmp_path / "run", "--out", tmp_path / "car.vdz")[0] == 0
+    code, out, _ = run("val", tmp_path / "car.vdz", "--data", tmp_path / "scenes", "--json")
+    assert code == 0
+    assert 0 <= json.loads(out)["dice"] <= 1
+    code, _, err = run("val", tmp_path / "car.vdz", "--data", tmp_path / "scenes", "--min", 1.01)
+    assert code == 1
+    assert "below 1.01" in err
+
+
+def interrupt(arguments: list[str], ready: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Start the command line, wait until `ready` exists, press Ctrl-C."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "visdeploy", *arguments]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def test_ctrl_c_in_predict_leaves_no_half_written_file(binary_bundle, photo_folder, tmp_path):
+    (photo_folder / "b.jpg").unlink()
+    many = [str(photo_folder / "a.png")] * 4000
+    done = interrupt(["predict", str(binary_bundle), *many, "--out", "out"], tmp_path / "out" / "a.png", tmp_path)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    left = [path.name for path in (tmp_path / "out").iterdir()]
+    assert not [name for name in left if name.startswith(".") or name in ("coco.json", "kaggle.csv")]
+
+
+def test_ctrl_c_in_train_can_be_resumed(tmp_path, run, monkeypatch):
+    from visdeploy.data.scenes import write_scenes
+
+    write_scenes(tmp_path / "scenes", 10, size=(64, 96))
+    arguments = ["train", "--data", "scenes", "--out", "run", "--encoder", "mobilenetv3_small_050", "--size", "32x64"]
+    arguments += ["--model", "decoder_channels=8", "--epochs", "400", "--batch", "4", "--precision", "fp32"]
+    done = interrupt(arguments, tmp_path / "run" / "stage-0-32x64" / "last.ckpt", tmp_path)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "model.pt").exists()
+    epochs = len((tmp_path / "run" / "history.csv").read_text().splitlines()) - 1
+    assert epochs >= 1
