@@ -328,7 +328,6 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
 @app.command()
 def check(as_json: AsJson = False) -> None:
     """Say what this machine can run, why not the rest, and what to install."""
-    from visdeploy import tables
     from visdeploy.engines import cpu_quota, status
 
     entries = status()
@@ -337,7 +336,8 @@ def check(as_json: AsJson = False) -> None:
         print(json.dumps({"visdeploy": __version__, "cpus": cpu_quota(), "engines": engines}))
         return
     print(f"visdeploy {__version__}, Python {sys.version.split()[0]}, {cpu_quota()} CPUs for this process")
-    tables.console().print(tables.of_engines(entries))
+    for entry in entries:
+        print(f"  {entry.name:<12} {'yes' if entry.version else 'no ':<4} {entry.version or entry.reason}")
     if all(entry.version is None for entry in entries):
         raise MissingDependencyError("no engine can run here; the usual one is: pip install 'visdeploy[openvino]'")
 

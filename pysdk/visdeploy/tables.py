@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from visdeploy.benchmark import STAGES, Measurement
-from visdeploy.engines import Status
 from visdeploy.spec import Manifest
 from visdeploy.verify import Report
 
@@ -22,7 +22,7 @@ def console() -> Console:
 
 def of_report(report: Report) -> Table:
     """Return one line per verified stage."""
-    table = Table(title=f"{report.bundle}: {report.images} golden images", title_justify="left")
+    table = Table(title=f"{escape(report.bundle)}: {report.images} golden images", title_justify="left")
     for heading in ("stage", "engine", "error", "limit", "", "Dice", "verdict"):
         table.add_column(heading, justify="right" if heading in ("error", "limit", "Dice") else "left", no_wrap=True)
     for row in report.rows:
@@ -50,29 +50,18 @@ def of_measurements(measurements: Sequence[Measurement]) -> Table:
     return table
 
 
-def of_engines(entries: Sequence[Status]) -> Table:
-    """Return one line per engine: whether it runs here, and why not."""
-    table = Table(title="engines", title_justify="left", show_lines=False)
-    table.add_column("engine", no_wrap=True)
-    table.add_column("runs here", no_wrap=True)
-    table.add_column("version, or what is missing", overflow="fold")
-    for entry in entries:
-        table.add_row(entry.name, "[green]yes[/]" if entry.version else "[red]no[/]", entry.version or entry.reason)
-    return table
-
-
 def of_manifest(path: str, manifest: Manifest) -> Table:
     """Return the manifest, one field a line."""
-    table = Table(title=path, title_justify="left", show_header=False)
+    table = Table(title=escape(path), title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in manifest.model_dump(mode="json", exclude={"files", "palette", "labels"}).items():
         if value not in (None, {}, []):
             shown = ", ".join(f"{key}: {item}" for key, item in value.items()) if isinstance(value, dict) else value
-            table.add_row(name, str(shown))
+            table.add_row(name, escape(str(shown)))
     for index, (label, color) in enumerate(zip(manifest.labels, manifest.palette, strict=True)):
         note = " (background)" if index == manifest.background else ""
-        table.add_row(f"label {index}", f"[rgb({color[0]},{color[1]},{color[2]})]██[/] {label}{note}")
+        table.add_row(f"label {index}", f"[rgb({color[0]},{color[1]},{color[2]})]██[/] {escape(label)}{note}")
     for name, entry in manifest.files.items():
         table.add_row(name, f"{entry.size:,} bytes, sha256 {entry.sha256[:16]}…")
     return table
