@@ -62,7 +62,6 @@ def classes_bundle(tmp_path_factory: pytest.TempPathFactory, photos: list[NDArra
     """Four classes without a background, letterboxed into 64x96, answered at a quarter of that."""
     pytest.importorskip("torch")
     from nets import ConvNet
-
     from visdeploy import export
 
     path = tmp_path_factory.mktemp("classes") / "street.vdz"

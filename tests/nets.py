@@ -19,6 +19,15 @@ class ConvNet(nn.Module):
         return self.last(torch.relu(self.first(x)))
 
 
+class PickyNet(ConvNet):
+    """Takes only multiples of 32, as many do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] % 32 != 0 or x.shape[-2] % 32 != 0:
+            raise ValueError(f"expected multiples of 32, got {x.shape}")
+        return super().forward(x)
+
+
 class DictNet(nn.Module):
     """Answers as torchvision's segmentation models do."""
 

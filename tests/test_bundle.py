@@ -151,7 +151,7 @@ def test_path_outside_the_archive_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_manifest_cannot_list_itself(tmp_path: Path) -> None:
     forged = Forger().add_all(manifest(files={"manifest.json": entry(b"")}), {}).seal(tmp_path / "self.vdz")
-    with pytest.raises(BundleError, match="lists a file named 'manifest.json'"):
+    with pytest.raises(BundleError, match=r"lists a file named 'manifest\.json'"):
         Bundle.open(forged)
 
 
@@ -245,7 +245,7 @@ def test_newer_minor_schema_is_read(tmp_path: Path) -> None:
         (manifest(size=[1 << 40, 64]), "not valid: size"),
         (manifest(divisor=1 << 40), "not valid: divisor"),
         (manifest(std=[0.1, float("nan"), 0.1]), "not valid: std"),
-        (manifest(architecture={"deep": [[]]}), "not valid: architecture"),
+        (manifest(architecture={"deep": [[]]}), "architecture: expected plain"),
         (manifest(files=[]), "not valid: files"),
         (manifest(files={"model.onnx": {"sha256": "x", "size": 1}}), "not valid: files"),
         (manifest(files={"model.onnx": {"sha256": "0" * 64, "size": -1}}), "not valid: files"),
@@ -347,7 +347,9 @@ def test_directory_cannot_reach_outside(folder: Path) -> None:
         Bundle.open(folder)
 
 
-@pytest.mark.parametrize("target", ["no/such/folder/car.vdz", "file/car.vdz", "folder", "nul\0.vdz", "x" * 250 + ".vdz"])
+@pytest.mark.parametrize(
+    "target", ["no/such/folder/car.vdz", "file/car.vdz", "folder", "nul\0.vdz", "x" * 250 + ".vdz"]
+)
 def test_unwritable_target_leaves_nothing(tmp_path: Path, target: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()

@@ -24,7 +24,8 @@ PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript":
         ({"engine": "xyz"}, InputError, "expected auto, openvino, onnxruntime, torchscript, got 'xyz'$"),
         ({"precision": "fp8"}, InputError, "precision: expected auto, fp32, fp16, bf16, int8, got 'fp8'"),
         ({"device": "cuda"}, UnsupportedError, "device: .* expected auto or cpu, got 'cuda'"),
-        ({"num_threads": 0}, InputError, "num_threads: expected at least 1, got 0"),
+        ({"num_threads": 0}, InputError, "num_threads: expected 1 to 1024, got 0"),
+        ({"num_threads": 1 << 30}, InputError, "num_threads: expected 1 to 1024, got 1073741824"),
         ({"engine": "onnxruntime", "precision": "bf16"}, UnsupportedError, "onnxruntime computes in fp32 here"),
         ({"engine": "torchscript", "precision": "fp16"}, UnsupportedError, "torchscript computes in fp32 here"),
         ({"engine": "openvino", "precision": "int8"}, UnsupportedError, "openvino computes in fp32.*, not in int8"),
@@ -85,16 +86,13 @@ def test_absent_model_is_one_sentence(engine: str, classes_bundle: Path) -> None
         open_engine(engine, Bundle(classes_bundle, opened.manifest, {"golden.npz": b""}))
 
 
-@pytest.mark.parametrize("shape", [(1, 64, 96), (1, 64, 96, 4), (0, 64, 96, 3)])
+@pytest.mark.parametrize("shape", [(1, 64, 96), (1, 64, 96, 4)])
 def test_input_of_another_shape_is_one_sentence(engine: str, classes_bundle: Path, shape: tuple[int, ...]) -> None:
     network = open_engine(engine, Bundle.open(classes_bundle))
-    try:
-        answer = network.infer(np.zeros(shape, np.uint8))
-    except EngineError as error:
-        assert str(error).startswith(f"{engine}: inference failed on input {shape}")
-        assert "\n" not in str(error)
-    else:
-        assert answer.shape[0] == shape[0] == 0
+    with pytest.raises(EngineError) as caught:
+        network.infer(np.zeros(shape, np.uint8))
+    assert str(caught.value).startswith(f"{engine}: inference failed on input {shape}")
+    assert "\n" not in str(caught.value)
 
 
 def test_batches_of_any_size_give_the_same_logits(engine: str, binary_bundle: Path) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stub
-from conftest import ENGINES
 from numpy.typing import NDArray
 
+import stub
 import visdeploy as vd
+from conftest import ENGINES
 from visdeploy import image, tolerance
 from visdeploy.errors import EngineError, InputError
 from visdeploy.predictor import Predictor

@@ -187,3 +187,20 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path, content):
         checkpoint.load(path)
     with pytest.raises(InputError, match="no such file"):
         checkpoint.load(tmp_path / "nothing.pt")
+
+
+def test_a_mistake_leaves_no_run_behind(discs, tmp_path):
+    dataset = data.open(discs)
+    with pytest.raises(InputError, match="did you mean"):
+        fit(dataset, options(tmp_path / "run", encoder="resnet33"))
+    with pytest.raises(InputError, match="multiples of 32"):
+        fit(dataset, options(tmp_path / "run", sizes=((50, 64),)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_image_is_too_few(discs, tmp_path):
+    from dataclasses import replace
+
+    dataset = data.open(discs)
+    with pytest.raises(InputError, match="0 images to train on and 4 held out"):
+        fit(replace(dataset, train=[]), options(tmp_path / "run"))

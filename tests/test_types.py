@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stub
 from numpy.typing import NDArray
 
+import stub
 from visdeploy import mask
 from visdeploy.errors import InputError, MissingDependencyError
 from visdeploy.image import decode
@@ -114,7 +114,7 @@ def test_plot_colours_what_was_found_and_nothing_else(several: Result) -> None:
     np.testing.assert_array_equal(drawn[25, 40], palette[0])
     np.testing.assert_array_equal(drawn[25, 120], palette[1])
     np.testing.assert_array_equal(drawn[75, 40], COLORS[2])
-    half = several.plot().array[25, 40]
+    half = several.plot(opacity=0.5).array[25, 40]
     np.testing.assert_allclose(half, (palette[0] + COLORS[0]) / 2, atol=1)
 
 

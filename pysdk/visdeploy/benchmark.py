@@ -18,15 +18,19 @@ class TimedResult(Protocol):
     """An answer that says how long it took."""
 
     @property
-    def timings(self) -> Timings: ...
+    def timings(self) -> Timings:
+        """Milliseconds of each stage."""
 
 
 class Timed(Protocol):
     """What `measure` can time: a predictor, or a rival that says what runs it."""
 
     @property
-    def engine(self) -> Any: ...
-    def __call__(self, image: Any) -> TimedResult: ...
+    def engine(self) -> Any:
+        """Has a name, a version and a precision."""
+
+    def __call__(self, image: Any) -> TimedResult:
+        """Answer one image."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from visdeploy.verify import Report, runnable
 SCENES = 400
 SCENE_SIZE = (288, 384)
 NETWORK_SIZE = (192, 256)
-EPOCHS = 16
+EPOCHS = 18
 PICTURES = 12
 
 

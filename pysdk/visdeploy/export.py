@@ -251,7 +251,7 @@ def _to_onnx(deployable: nn.Module, manifest: Manifest) -> bytes:
             torch.onnx.export(
                 deployable,
                 (_example_batch(manifest),),
-                buffer,
+                buffer,  # type: ignore[arg-type]  # what the other exporter does not take
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=[manifest.input_name],
@@ -268,7 +268,8 @@ def _to_onnx(deployable: nn.Module, manifest: Manifest) -> bytes:
 
 def _example_batch(manifest: Manifest) -> Tensor:
     # Two of everything, and no side of one step: the exporter takes a dimension of size one for a constant.
-    sides = [max(side, 2 * manifest.divisor) for side in manifest.size]
+    step = manifest.divisor
+    sides = [max(2, -(-side // step)) * step for side in manifest.size]
     return torch.zeros(2, *sides, 3, dtype=torch.uint8)
 
 

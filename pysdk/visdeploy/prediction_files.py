@@ -39,13 +39,15 @@ class PredictionFiles:
 
         Raises:
             InputError: The overlay cannot be written, or would lie among the images themselves.
+            VisdeployError: The result is a failed one; nothing is recorded.
         """
         image_id = result.index + 1
         source = Path(result.source)
         name = source.name
         height, width = result.size
+        annotations = result.to_coco(image_id)
         self._images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        for annotation in result.to_coco(image_id):
+        for annotation in annotations:
             self._annotations.append({"id": len(self._annotations) + 1, **annotation})
         if self._single:
             self._rows.append([name, result.to_kaggle()])

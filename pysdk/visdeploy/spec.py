@@ -26,7 +26,7 @@ def _three(value: object) -> object:
     return (value,) * 3 if isinstance(value, int | float) else value
 
 
-Side = Annotated[int, Field(ge=1, le=1 << 14)]
+Side = Annotated[int, Field(ge=1, le=4096)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_square)]
 PerChannel = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], BeforeValidator(_three)]
 Sample = Annotated[int, Field(ge=0, le=255)]
@@ -76,7 +76,7 @@ class Spec(BaseModel):
     palette: tuple[Color, ...] = ()
     background: Annotated[int, Field(ge=0)] | None = None
     ignore_index: int = 255
-    architecture: dict[str, str | int | float | bool | None] | None = None
+    architecture: dict[str, Any] | None = None
     input_name: str = "images"
     output_name: str = "logits"
     divisor: Annotated[int, Field(ge=1, le=1024)] = 32
@@ -125,6 +125,8 @@ class Spec(BaseModel):
             raise ValueError(f"mean: expected values on the scale 0..1, got {self.mean}; divide by 255")
         if any(value <= 0 for value in self.std):
             raise ValueError("std: every value must be positive")
+        if not all(isinstance(value, str | int | float | None) for value in (self.architecture or {}).values()):
+            raise ValueError(f"architecture: expected plain values, got {self.architecture!r:.60}")
         if unknown := sorted(self.tolerances.keys() - tolerance.LOGITS.keys()):
             raise ValueError(f"tolerances: expected {', '.join(tolerance.LOGITS)}, got {unknown[0]!r}")
         if not self.input_name or not self.output_name or self.input_name == self.output_name:
@@ -182,9 +184,9 @@ def default_palette(count: int, background: int | None) -> tuple[Color, ...]:
     """Return `count` RGB colours that are easy to tell apart; the background is black."""
     colors: list[Color] = []
     for index in range(count):
-        hue = (0.02 + index * 0.61803399) % 1.0
+        hue = (0.85 + index * 0.61803399) % 1.0
         channels = [max(0.0, min(1.0, abs((hue * 6 + shift) % 6 - 3) - 1)) for shift in (0, 4, 2)]
-        light = 0.95 if index % 2 == 0 else 0.75
+        light = 0.95 if index % 2 else 0.75
         red, green, blue = (round(255 * light * (0.2 + 0.8 * value)) for value in channels)
         colors.append((0, 0, 0) if index == background else (red, green, blue))
     return tuple(colors)

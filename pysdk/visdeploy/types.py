@@ -133,7 +133,7 @@ class Result:
     error: VisdeployError | None = None
     image: NDArray[np.uint8] | None = field(default=None, repr=False)
 
-    def plot(self, opacity: float = 0.5) -> Picture:
+    def plot(self, opacity: float = 0.45) -> Picture:
         """Draw the masks over the image, with a legend of the classes found."""
         masks, pixels = self._found(), self.image
         assert pixels is not None

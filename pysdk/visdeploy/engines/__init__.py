@@ -18,6 +18,8 @@ from visdeploy.errors import InputError, MissingDependencyError, UnsupportedErro
 # In order of preference on a CPU.
 NAMES: Final = ("openvino", "onnxruntime", "torchscript")
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
+# Engines start what they are told to, until the process can start no more.
+_MAX_THREADS: Final = 1024
 
 
 class Engine(Protocol):
@@ -84,8 +86,8 @@ def open_engine(
         raise InputError(f"[load] precision: expected auto, {', '.join(PRECISIONS)}, got {precision!r}")
     if device not in ("auto", "cpu"):
         raise UnsupportedError(f"[load] device: {name} runs on the CPU here; expected auto or cpu, got {device!r}")
-    if num_threads is not None and num_threads < 1:
-        raise InputError(f"[load] num_threads: expected at least 1, got {num_threads}")
+    if num_threads is not None and not 1 <= num_threads <= _MAX_THREADS:
+        raise InputError(f"[load] num_threads: expected 1 to {_MAX_THREADS}, got {num_threads}")
     adapter = _adapter(name)
     threads = num_threads or cpu_quota()
     engine: Engine = adapter.open_engine(

@@ -54,7 +54,7 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Onnx
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     model = bundle.read(bundles.ONNX)
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # its exceptions share no base class but Exception
         raise EngineError(f"onnxruntime: refused {bundle.path} ({reason(error)})") from error
     return OnnxRuntimeEngine(session, bundle.manifest.input_name)

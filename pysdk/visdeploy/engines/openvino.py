@@ -38,7 +38,7 @@ class OpenVinoEngine:
             request = self._local.request = self._compiled.create_infer_request()
         try:
             outputs = request.infer({0: images}, share_inputs=True, share_outputs=True)
-        except RuntimeError as error:
+        except Exception as error:  # its message may not even be UTF-8
             raise EngineError(f"openvino: inference failed on input {images.shape} ({reason(error)})") from error
         # The request owns its output and the next call overwrites it.
         return np.array(outputs[0], np.float32)
@@ -58,8 +58,9 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Open
     refuse_precision("openvino", precision, [name for name in _HINTS if name.upper() in native])
     spec = bundle.manifest
     height, width = (-1, -1) if spec.resize == "native" else spec.size
+    graph = bundle.read(bundles.ONNX)
     try:
-        model = core.read_model(bundle.read(bundles.ONNX))
+        model = core.read_model(graph)
         if model.inputs[0].partial_shape.is_dynamic:
             model.reshape({0: openvino.PartialShape([-1, height, width, 3])})
         # Unless told otherwise OpenVINO computes in bf16 wherever the processor has it.
@@ -69,5 +70,5 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Open
             "PERFORMANCE_HINT": "LATENCY",
         }
         return OpenVinoEngine(core.compile_model(model, "CPU", settings), precision)
-    except RuntimeError as error:
+    except Exception as error:  # its message may not even be UTF-8
         raise EngineError(f"openvino: refused {bundle.path} ({reason(error)})") from error

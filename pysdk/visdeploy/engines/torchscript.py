@@ -48,10 +48,10 @@ class TorchScriptEngine:
         batch = torch.from_numpy(images if images.flags.writeable else images.copy())
         try:
             with torch.inference_mode():
-                logits = self._module(batch)
-        except RuntimeError as error:
+                logits = self._module(batch).float().numpy(force=True)
+        except Exception as error:  # its message may not even be UTF-8
             raise EngineError(f"torchscript: inference failed on input {images.shape} ({reason(error)})") from error
-        return np.asarray(logits.float().numpy(force=True))
+        return np.asarray(logits)
 
     def close(self) -> None:
         """Release the module."""
@@ -64,9 +64,10 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Torc
 
     refuse_precision("torchscript", precision, ("fp32",))
     torch.set_num_threads(threads)
+    file = io.BytesIO(bundle.read(bundles.TORCHSCRIPT))
     try:
         with accepting_deprecation():
-            module = torch.jit.load(io.BytesIO(bundle.read(bundles.TORCHSCRIPT)), map_location="cpu")
-    except RuntimeError as error:
+            module = torch.jit.load(file, map_location="cpu")
+    except Exception as error:  # its message may not even be UTF-8
         raise EngineError(f"torchscript: refused {bundle.path} ({reason(error)})") from error
     return TorchScriptEngine(module.eval())

@@ -62,10 +62,13 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
     """
     start = time.perf_counter()
     check_or_raise(dataset)
-    _claim(options, resume)
+    if not dataset.train or not dataset.val:
+        count = f"{len(dataset.train)} images to train on and {len(dataset.val)} held out"
+        raise InputError(f"[train] data: expected some of each, got {count}")
     specs = [_spec(dataset, options, size) for size in options.sizes]
     lightning.seed_everything(options.seed, verbose=False)
     net = models.create(**(specs[0].architecture or {}), weights=options.weights)
+    _claim(options, resume)
     net = net.to(memory_format=torch.channels_last)
     figures: dict[str, float] = {}
     for stage, spec in enumerate(specs):
@@ -101,18 +104,19 @@ def _spec(dataset: Dataset, options: TrainOptions, size: tuple[int, int]) -> Spe
     architecture = {"name": options.arch, "encoder": options.encoder} | options.model
     architecture["num_classes"] = 1 if binary else len(dataset.labels)
     mean, std = models.normalisation(options.encoder)
-    return Spec(
-        task="segmentation",
-        labels=dataset.labels,
-        palette=dataset.palette,
-        background=dataset.background,
-        size=size,
-        mean=mean,
-        std=std,
-        resize=options.resize,
-        activation="sigmoid" if binary else "softmax",
-        architecture=architecture,
-    )
+    fields = {
+        "task": "segmentation",
+        "labels": dataset.labels,
+        "palette": dataset.palette,
+        "background": dataset.background,
+        "size": size,
+        "mean": mean,
+        "std": std,
+        "resize": options.resize,
+        "activation": "sigmoid" if binary else "softmax",
+        "architecture": architecture,
+    }
+    return Spec.parse(fields, "train")
 
 
 def _run_stage(dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, net: nn.Module) -> dict[str, float]:

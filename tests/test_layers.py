@@ -1,0 +1,174 @@
+"""The import rules of design.md, section 2, read from the sources."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pysdk" / "visdeploy"
+
+# A module may import from its own layer and from those before it.
+LAYERS = (
+    {"errors", "tolerance", "metrics"},
+    {"spec", "mask", "ops", "image"},
+    {"bundle", "types", "preprocess"},
+    {"postprocess"},
+    {"engines", "golden"},
+    {"predictor"},
+    {"benchmark", "verify", "prediction_files"},
+)
+TRAINING = ({"data"}, {"models"}, {"train"}, {"export", "onnx_graph"})
+RUNTIME = set().union(*LAYERS)
+# These join the two halves, and import the training side only inside what needs it.
+COMMANDS = {"cli", "demo", "evaluate", "tables", "__main__", "__init__"}
+# This one runs the network in torch, for benchmarks to compare with.
+RIVALS = {"baseline"}
+
+
+def module_of(path: Path) -> str:
+    """The part of the package that a file belongs to: its folder, or its own name."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def sources() -> dict[Path, ast.Module]:
+    return {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Dotted names of what a tree imports, `from a import b` as a.b, wherever in it the statement stands."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide from this test"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def at_import(tree: ast.Module) -> ast.Module:
+    """The tree without what runs only later: bodies of functions, and blocks for the type checker."""
+
+    class Prune(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+    return Prune().visit(tree)
+
+
+def parts(tree: ast.AST) -> set[str]:
+    """The parts of the package that a tree imports."""
+    return {name.split(".")[1] for name in imported(tree) if name.startswith("visdeploy.")}
+
+
+def test_every_module_has_its_place() -> None:
+    placed = RUNTIME | COMMANDS | RIVALS | set().union(*TRAINING) | {"reference"}
+    assert {module_of(path) for path in sources()} <= placed
+
+
+def test_right_never_imports_left_in_the_runtime() -> None:
+    below: set[str] = set()
+    for layer in LAYERS:
+        below |= layer
+        for path, tree in sources().items():
+            if module_of(path) in layer:
+                above = parts(at_import(tree)) & RUNTIME - below
+                assert not above, f"{path.name} imports {above}"
+
+
+def test_training_imports_only_what_is_before_it() -> None:
+    below: set[str] = set()
+    for layer in TRAINING:
+        below |= layer
+        for path, tree in sources().items():
+            if module_of(path) in layer:
+                outside = parts(tree) - below - RUNTIME - {"__version__"}
+                assert not outside, f"{path} imports {outside}"
+
+
+def test_runtime_never_imports_training() -> None:
+    for path, tree in sources().items():
+        if module_of(path) in RUNTIME:
+            training = parts(tree) & set().union(*TRAINING)
+            assert not training, f"{path.name} imports {training}"
+
+
+def test_commands_import_training_only_when_they_run() -> None:
+    for path, tree in sources().items():
+        if module_of(path) in COMMANDS - {"demo"}:
+            training = parts(at_import(tree)) & set().union(*TRAINING)
+            assert not training, f"{path.name} imports {training}"
+
+
+def test_native_module_is_imported_in_three_places() -> None:
+    users = {
+        module_of(path) for path, tree in sources().items() if any(name.endswith("._core") for name in imported(tree))
+    }
+    assert users == {"ops", "mask", "engines"}
+
+
+def test_reference_is_for_tests_and_benches() -> None:
+    users = {path.name for path, tree in sources().items() if "reference" in parts(tree)}
+    assert users == set()
+
+
+def test_torch_stays_out_of_the_runtime() -> None:
+    heavy = {"torch", "torchvision", "lightning", "timm", "onnx", "matplotlib", "openvino", "onnxruntime", "PIL"}
+    for path, tree in sources().items():
+        if module_of(path) in RUNTIME | COMMANDS - {"demo"}:
+            loaded = {name.split(".")[0] for name in imported(at_import(tree))} & heavy
+            assert not loaded, f"{path} imports {loaded}"
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import visdeploy", "torch openvino onnxruntime onnx cv2 pydantic matplotlib rich typer visdeploy._core"),
+        ("import visdeploy.cli", "torch openvino onnxruntime onnx cv2 matplotlib lightning"),
+        ("import visdeploy.mask, visdeploy.ops", "torch openvino onnxruntime cv2 pydantic"),
+        (
+            "import visdeploy.predictor, visdeploy.verify, visdeploy.benchmark",
+            "torch openvino onnxruntime onnx lightning",
+        ),
+        ("import visdeploy; visdeploy.load, visdeploy.Bundle, visdeploy.Spec", "torch openvino onnxruntime onnx"),
+    ],
+)
+def test_import_loads_nothing_heavy(code: str, heavy: str) -> None:
+    check = f"{code}\nimport sys\nloaded = set({heavy.split()!r}) & set(sys.modules)\nassert not loaded, loaded"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def includes(folder: str) -> dict[Path, list[str]]:
+    files = [path for path in (ROOT / "csrc" / folder).rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
+    pattern = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
+    return {path: pattern.findall(path.read_text()) for path in files}
+
+
+def test_binding_headers_stay_in_the_bindings() -> None:
+    assert any(header.startswith("pybind11/") for found in includes("bind").values() for header in found)
+    for folder in ("core", "ops"):
+        for path, found in includes(folder).items():
+            foreign = [header for header in found if re.match(r"pybind11/|Python\.h|numpy/|torch/|ATen/", header)]
+            assert not foreign, f"{path.name} includes {foreign}"
+
+
+def test_core_knows_no_ops_and_ops_know_no_bindings() -> None:
+    for folder, forbidden in (("core", r"ops/|bind/"), ("ops", r"bind/")):
+        for path, found in includes(folder).items():
+            upward = [header for header in found if re.match(forbidden, header)]
+            assert not upward, f"{path.name} includes {upward}"
+
+
+def test_variants_of_an_op_are_called_by_the_op_alone() -> None:
+    assert not [
+        path.name
+        for path in (ROOT / "csrc" / "bind").glob("*.cpp")
+        if re.search(r"\bcpu::|\bcuda::|_cpu\.h", path.read_text())
+    ]
