@@ -119,6 +119,16 @@ def test_any_flipped_byte_is_refused_and_placed(path: Path) -> None:
         assert owner.get(position, "") in str(caught.value), position
 
 
+def test_flipped_byte_in_a_real_model_is_refused(binary_bundle: Path, tmp_path: Path) -> None:
+    intact = binary_bundle.read_bytes()
+    for position in np.random.default_rng(0).integers(0, len(intact), 60).tolist():
+        damaged = bytearray(intact)
+        damaged[position] ^= 0xFF
+        (tmp_path / "car.vdz").write_bytes(damaged)
+        with pytest.raises(BundleError, match="altered"):
+            Bundle.open(tmp_path / "car.vdz")
+
+
 def test_any_cut_is_refused(path: Path) -> None:
     intact = path.read_bytes()
     for length in [*range(0, len(intact), 7), *range(len(intact) - 200, len(intact))]:

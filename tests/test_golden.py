@@ -11,9 +11,9 @@ from visdeploy import golden as goldens
 from visdeploy.errors import BundleError, InputError
 from visdeploy.golden import Golden
 from visdeploy.image import encode_png
-from visdeploy.spec import Spec
+from visdeploy.spec import Manifest
 
-SPEC = Spec.parse({"task": "segmentation", "labels": ["car"], "size": 64, "mean": 0.5, "std": 0.5})
+SPEC = Manifest.parse({"task": "segmentation", "labels": ["car"], "size": 64, "mean": 0.5, "std": 0.5})
 
 
 def answer(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -9,14 +9,14 @@ from visdeploy import mask, tolerance
 from visdeploy.errors import EngineError, InputError
 from visdeploy.postprocess import find_masks, logit_threshold
 from visdeploy.preprocess import prepare
-from visdeploy.spec import Spec
+from visdeploy.spec import Manifest
 
 SOURCES = [(64, 64), (1, 1), (61, 67), (130, 257), (1, 400), (400, 1), (33, 20)]
 
 
-def spec(labels: list[str] | None = None, **changes: Any) -> Spec:
+def spec(labels: list[str] | None = None, **changes: Any) -> Manifest:
     given = {"task": "segmentation", "labels": labels or ["car"], "size": 64, "mean": 0.5, "std": 0.5}
-    return Spec.parse(given | ({"activation": "softmax"} if labels else {}) | changes)
+    return Manifest.parse(given | ({"activation": "softmax"} if labels else {}) | changes)
 
 
 def image(size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -117,7 +117,7 @@ def test_padding_leaves_no_trace(mode: str, source: tuple[int, int], stride: int
 
 
 @pytest.mark.parametrize("described", [spec(), spec(["a", "b", "c"])], ids=["binary", "classes"])
-def test_logits_that_are_not_finite_give_a_defined_answer(described: Spec) -> None:
+def test_logits_that_are_not_finite_give_a_defined_answer(described: Manifest) -> None:
     logits = smooth(1 if described.binary else 3, 64, 64)
     expected = find_masks(logits, prepare(image((64, 64)), described), described).to_numpy()
     logits[:, 0, 0] = np.nan
@@ -141,7 +141,7 @@ def test_logits_that_are_not_finite_give_a_defined_answer(described: Spec) -> No
 
 @pytest.mark.parametrize("described", [spec(), spec(["a", "b", "c"])], ids=["binary", "classes"])
 @pytest.mark.parametrize("channels", [2, 4])
-def test_other_number_of_channels_is_refused(described: Spec, channels: int) -> None:
+def test_other_number_of_channels_is_refused(described: Manifest, channels: int) -> None:
     with pytest.raises(EngineError, match=f"answered with {channels} channels, its spec says"):
         find_masks(smooth(channels, 64, 64), prepare(image((64, 64)), described), described)
 

@@ -124,6 +124,12 @@ def test_spec_of_a_bundle_serves_the_next_export() -> None:
     assert Spec.parse(manifest) == parse(activation="none")
 
 
+def test_manifest_knows_its_activation() -> None:
+    assert parse(labels=["a", "b"]).activation is None
+    with pytest.raises(InputError, match="activation"):
+        Manifest.parse(parse(labels=["a", "b"]))
+
+
 def test_manifest_survives_json() -> None:
     manifest = Manifest.parse(parse(metrics={"dice": 0.25}, palette=[(0, 0, 0), (9, 8, 7)]))
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest

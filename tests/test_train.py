@@ -183,7 +183,7 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path, content):
         torch.save({"weight": torch.zeros(1)}, path)
     else:
         path.write_bytes(content)
-    with pytest.raises(InputError, match="not written by|not a file of weights"):
+    with pytest.raises(InputError, match=r"not written by|not a file of weights"):
         checkpoint.load(path)
     with pytest.raises(InputError, match="no such file"):
         checkpoint.load(tmp_path / "nothing.pt")

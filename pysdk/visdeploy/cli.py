@@ -37,8 +37,6 @@ Format = Annotated[str, typer.Option(help="Its format: auto, folder, camvid, car
 Masks = Annotated[str | None, typer.Option(help="Name of the mask folder, where it is not 'masks'.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-
 
 def main() -> None:
     """Run the command line; every expected failure is one sentence and its exit code."""
@@ -349,14 +347,16 @@ def _open_data(path: Path, format: str, masks: str | None) -> "Dataset":
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
+    from visdeploy.image import SUFFIXES
+
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+        inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
         if not inside:
-            raise InputError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise InputError(f"the folder {path} holds no images ({', '.join(sorted(SUFFIXES))})")
         found += inside
     return found
 

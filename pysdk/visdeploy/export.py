@@ -174,9 +174,10 @@ def _convert_module(
 
 def _convert_onnx(path: Path, spec: Spec, example: NDArray[np.uint8]) -> tuple[Manifest, dict[str, bytes], Engine]:
     graph, decided = wrap_graph(path, spec)
-    draft = Manifest.parse(spec).model_copy(update=decided | {"torchscript": "absent"})
+    spec = spec.model_copy(update=decided)
+    draft = Manifest.parse(spec.model_copy(update={"activation": spec.activation or "none"}))
     engine = open_engine("auto", Bundle(path, draft, {bundles.ONNX: graph.SerializeToString()}))
-    manifest = _complete(draft, engine.infer(example[None]))
+    manifest = _complete(spec, engine.infer(example[None])).model_copy(update={"torchscript": "absent"})
     return manifest, {bundles.ONNX: _with_metadata(graph, manifest)}, engine
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from visdeploy.errors import BundleError, InputError
 from visdeploy.postprocess import find_masks
 from visdeploy.preprocess import Prepared, prepare
-from visdeploy.spec import Spec
+from visdeploy.spec import Manifest
 
 _MAX_BYTES = 1 << 30
 _FIELDS = ("source", "decoded", "pixels", "valid", "logits", "classes")
@@ -46,7 +46,7 @@ class Golden:
 
 def record(
     sources: Sequence[tuple[bytes, NDArray[np.uint8]]],
-    spec: Spec,
+    spec: Manifest,
     infer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
 ) -> list[Golden]:
     """Run (file bytes, decoded image) pairs through every stage and keep what came out.

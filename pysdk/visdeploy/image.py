@@ -34,6 +34,9 @@ except ImportError as error:
 MAX_PIXELS = 178_956_970
 """Pillow's limit, too: half a GiB of RGB."""
 
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+"""How the files that `decode` reads are usually called; the content decides, not the name."""
+
 MAX_BYTES = 1 << 30
 """The largest file that is read into memory."""
 

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from visdeploy import mask, ops
 from visdeploy.errors import EngineError, InputError
 from visdeploy.preprocess import Prepared
-from visdeploy.spec import Spec
+from visdeploy.spec import Manifest
 from visdeploy.types import Masks
 
 
-def find_masks(logits: NDArray[np.float32], prepared: Prepared, spec: Spec, threshold: float | None = None) -> Masks:
+def find_masks(
+    logits: NDArray[np.float32], prepared: Prepared, spec: Manifest, threshold: float | None = None
+) -> Masks:
     """Upsample, decide and encode; no image of floats or dense mask at source size is made for a binary task.
 
     Args:
@@ -33,11 +35,10 @@ def find_masks(logits: NDArray[np.float32], prepared: Prepared, spec: Spec, thre
     found = _binary(logits, prepared, spec, threshold) if spec.binary else _several(logits, prepared, spec)
     labels = np.array([label for label, _ in found], np.int64)
     rles = [rle for _, rle in found]
-    assert spec.activation is not None
     return Masks(rles, labels, prepared.source_size, spec.background, logits, spec.activation)
 
 
-def logit_threshold(probability: float, spec: Spec) -> float:
+def logit_threshold(probability: float, spec: Manifest) -> float:
     """Return the output value that stands for a probability.
 
     Raises:
@@ -60,13 +61,13 @@ def _crop(logits: NDArray[np.float32], prepared: Prepared) -> NDArray[np.float32
 
 
 def _binary(
-    logits: NDArray[np.float32], prepared: Prepared, spec: Spec, threshold: float | None
+    logits: NDArray[np.float32], prepared: Prepared, spec: Manifest, threshold: float | None
 ) -> list[tuple[int, dict[str, object]]]:
     limit = logit_threshold(spec.threshold if threshold is None else threshold, spec)
     rle = mask.encode_logits(logits[0], prepared.source_size, limit)
     return [(0 if spec.background == 1 else 1, rle)] if mask.area(rle) else []
 
 
-def _several(logits: NDArray[np.float32], prepared: Prepared, spec: Spec) -> list[tuple[int, dict[str, object]]]:
+def _several(logits: NDArray[np.float32], prepared: Prepared, spec: Manifest) -> list[tuple[int, dict[str, object]]]:
     _, areas, rles = ops.semantic_map(logits, prepared.source_size)
     return [(label, rles[label]) for label in range(len(rles)) if areas[label] and label != spec.background]

@@ -166,6 +166,7 @@ class Manifest(Spec):
     """`manifest.json`: the spec with what export adds.
 
     Attributes:
+        activation: As in `Spec`, and known.
         schema_version: Major and minor number of this format; a newer major is refused.
         producer: Versions of what wrote the bundle.
         torchscript: How the model became TorchScript: "script", "trace", or "absent" for a bare ONNX file.
@@ -174,6 +175,7 @@ class Manifest(Spec):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
+    activation: Literal["sigmoid", "softmax", "none"]
     schema_version: str = SCHEMA_VERSION
     producer: dict[str, str] = Field(default_factory=dict)
     torchscript: Literal["script", "trace", "absent"] = "script"

@@ -22,7 +22,7 @@ from visdeploy.image import decode
 from visdeploy.postprocess import find_masks
 from visdeploy.predictor import Predictor
 from visdeploy.preprocess import prepare
-from visdeploy.spec import Spec
+from visdeploy.spec import Manifest
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _decoding(recorded: Sequence[Golden]) -> Row:
     return _row("decode", error, tolerance.DECODE_MEAN, "mean gray levels")
 
 
-def _resizing(recorded: Sequence[Golden], spec: Spec) -> Row:
+def _resizing(recorded: Sequence[Golden], spec: Manifest) -> Row:
     error = 0.0
     for golden in recorded:
         prepared = prepare(golden.decoded, spec)
@@ -138,7 +138,7 @@ def _resizing(recorded: Sequence[Golden], spec: Spec) -> Row:
     return _row("resize", error, tolerance.RESIZE_LEVELS, "gray levels")
 
 
-def _postprocessing(recorded: Sequence[Golden], spec: Spec) -> Row:
+def _postprocessing(recorded: Sequence[Golden], spec: Manifest) -> Row:
     answered = [find_masks(golden.logits, golden.prepared, spec).to_numpy() for golden in recorded]
     return _mask_row("postprocess", answered, recorded, spec, tolerance.POSTPROCESS_PIXELS)
 
@@ -176,7 +176,7 @@ def _mask_row(
     stage: str,
     answered: Sequence[NDArray[np.uint8]],
     recorded: Sequence[Golden],
-    spec: Spec,
+    spec: Manifest,
     limit: float,
     engine: str = "",
     precision: str = "",

@@ -11,12 +11,11 @@ import numpy as np
 
 from visdeploy.data.dataset import IGNORE_INDEX, ClassMap, Dataset, Item, hold_out
 from visdeploy.errors import InputError, MissingDependencyError
-from visdeploy.image import decode
+from visdeploy.image import SUFFIXES, decode
 from visdeploy.spec import default_palette
 
 LAYOUT = "images/ beside a folder of masks, either directly or inside train/ and val/"
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 _BINARY_LABELS = ("background", "foreground")
 
 Pair = tuple[str, Path, Path]
@@ -70,9 +69,9 @@ def list_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"[data] {folder}: no such folder")
-    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
+    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
     if not found:
-        raise InputError(f"[data] {folder}: no images in it ({', '.join(sorted(_SUFFIXES))})")
+        raise InputError(f"[data] {folder}: no images in it ({', '.join(sorted(SUFFIXES))})")
     return sorted(found)
 
 
