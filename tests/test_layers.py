@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,24 @@ def module_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@cache
 def sources() -> dict[Path, ast.Module]:
     return {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imported(tree: ast.AST) -> set[str]:
-    """Dotted names of what a tree imports, `from a import b` as a.b, wherever in it the statement stands."""
-    names = set()
-    for node in ast.walk(tree):
+def imported(tree: ast.AST, *, at_once: bool = False) -> set[str]:
+    """Dotted names of what a module imports, `from a import b` as a.b.
+
+    With `at_once` without what runs only later: bodies of functions, and blocks for the type checker.
+    """
+    names: set[str] = set()
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if at_once and (for_types or isinstance(node, ast.FunctionDef)):
+            continue
+        waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -50,22 +61,9 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-def at_import(tree: ast.Module) -> ast.Module:
-    """The tree without what runs only later: bodies of functions, and blocks for the type checker."""
-
-    class Prune(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-            return None
-
-        def visit_If(self, node: ast.If) -> ast.AST | None:
-            return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
-
-    return Prune().visit(tree)
-
-
-def parts(tree: ast.AST) -> set[str]:
-    """The parts of the package that a tree imports."""
-    return {name.split(".")[1] for name in imported(tree) if name.startswith("visdeploy.")}
+def parts(tree: ast.AST, *, at_once: bool = False) -> set[str]:
+    """The parts of the package that a module imports."""
+    return {name.split(".")[1] for name in imported(tree, at_once=at_once) if name.startswith("visdeploy.")}
 
 
 def test_every_module_has_its_place() -> None:
@@ -79,7 +77,7 @@ def test_right_never_imports_left_in_the_runtime() -> None:
         below |= layer
         for path, tree in sources().items():
             if module_of(path) in layer:
-                above = parts(at_import(tree)) & RUNTIME - below
+                above = parts(tree, at_once=True) & RUNTIME - below
                 assert not above, f"{path.name} imports {above}"
 
 
@@ -103,7 +101,7 @@ def test_runtime_never_imports_training() -> None:
 def test_commands_import_training_only_when_they_run() -> None:
     for path, tree in sources().items():
         if module_of(path) in COMMANDS - {"demo"}:
-            training = parts(at_import(tree)) & set().union(*TRAINING)
+            training = parts(tree, at_once=True) & set().union(*TRAINING)
             assert not training, f"{path.name} imports {training}"
 
 
@@ -123,7 +121,7 @@ def test_torch_stays_out_of_the_runtime() -> None:
     heavy = {"torch", "torchvision", "lightning", "timm", "onnx", "matplotlib", "openvino", "onnxruntime", "PIL"}
     for path, tree in sources().items():
         if module_of(path) in RUNTIME | COMMANDS - {"demo"}:
-            loaded = {name.split(".")[0] for name in imported(at_import(tree))} & heavy
+            loaded = {name.split(".")[0] for name in imported(tree, at_once=True)} & heavy
             assert not loaded, f"{path} imports {loaded}"
 
 

@@ -11,7 +11,7 @@ from visdeploy.spec import Manifest
 from visdeploy.verify import Report
 
 # Wide enough for every table when the output is a file and has no width of its own.
-_PIPE_WIDTH = 120
+_PIPE_WIDTH = 170
 
 
 def console() -> Console:
