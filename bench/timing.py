@@ -90,7 +90,7 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
         "threads": len(os.sched_getaffinity(0)),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain")),
+        "dirty": bool(git("status", "--porcelain", "--", ":/", ":!/bench/results")),
     }
 
 
@@ -102,4 +102,5 @@ def main(cases: Callable[[], list[Row]], packages: Sequence[str]) -> None:
     rows = cases()
     if arguments.json:
         document = {**machine(packages), "rows": [asdict(row) for row in rows]}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
