@@ -9,14 +9,15 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
 def table(document: dict[str, Any]) -> list[str]:
-    lines = [
-        "| case | contender | median ms | p10 | p90 | n | ours is faster by |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
+    """One line per rival; quantiles and counts stay in the JSON."""
+    lines = ["| case | ours | median ms | rival | median ms | ours is faster by |", "|---|---|---:|---|---:|---:|"]
+    ours: dict[str, Any] = {}
     for row in document["rows"]:
-        figures = f"{row['median_ms']:.3f} | {row['p10_ms']:.3f} | {row['p90_ms']:.3f} | {row['n']}"
-        ratio = "" if row["ratio"] == 1 else f"{row['ratio']:.2f}×"
-        lines.append(f"| {row['case']} | {row['contender']} | {figures} | {ratio} |")
+        if row["case"] != ours.get("case"):
+            ours = row
+            continue
+        figures = f"{row['case']} | {ours['contender']} | {ours['median_ms']:.3f} | {row['contender']}"
+        lines.append(f"| {figures} | {row['median_ms']:.3f} | {row['ratio']:.2f}× |")
     return lines
 
 
