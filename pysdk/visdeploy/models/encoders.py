@@ -86,11 +86,7 @@ def create_encoder(name: str) -> Encoder:
     """
     if name in RESNETS:
         return ResNetEncoder(name)
-    timm = _import_timm()
-    if name not in timm.list_models():
-        close = difflib.get_close_matches(name, [*RESNETS, *timm.list_models()], n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise InputError(f"[models] encoder: no backbone named {name!r} in torchvision's ResNets or timm{hint}")
+    _require_timm_model(name)
     try:
         encoder = TimmEncoder(name)
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
@@ -101,10 +97,19 @@ def create_encoder(name: str) -> Encoder:
 
 
 def normalisation(name: str) -> tuple[PerChannel, PerChannel]:
-    """Return the mean and std per RGB channel, on the scale 0..1, that a backbone's published weights expect."""
-    if name in RESNETS:
+    """Return the mean and std per RGB channel, on the scale 0..1, that a backbone's published weights expect.
+
+    A backbone without published weights gets ImageNet's.
+
+    Raises:
+        InputError: No backbone has this name.
+    """
+    config = None
+    if name not in RESNETS:
+        _require_timm_model(name)
+        config = _import_timm().get_pretrained_cfg(name)
+    if config is None:
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    config = _import_timm().get_pretrained_cfg(name)
     (mean, std) = ((float(red), float(green), float(blue)) for red, green, blue in (config.mean, config.std))
     return mean, std
 
@@ -131,6 +136,14 @@ def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
         return fetch()
     except (OSError, RuntimeError) as error:
         raise InputError(f"[models] weights: {weights!r} is no file, and it cannot be downloaded ({error})") from error
+
+
+def _require_timm_model(name: str) -> None:
+    known = _import_timm().list_models()
+    if name not in known:
+        close = difflib.get_close_matches(name, [*RESNETS, *known], n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise InputError(f"[models] encoder: no backbone named {name!r} in torchvision's ResNets or timm{hint}")
 
 
 def _import_timm() -> "timm":  # type: ignore[name-defined]  # noqa: F821
