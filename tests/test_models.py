@@ -82,6 +82,7 @@ def test_decoder_width_is_an_option():
         ({"name": "unett", "encoder": "resnet18"}, "did you mean 'unet'"),
         ({"name": "unet", "encoder": "resnet33"}, "did you mean"),
         ({"name": "unet", "encoder": "vit_tiny_patch16_224"}, "rising strides|no feature pyramid"),
+        ({"name": "unet", "encoder": "test_mambaout"}, "on axis 1"),
         ({"name": "unet", "encoder": "resnet18", "decoder_chanels": 3}, "decoder_chanels"),
         ({"name": "unet", "encoder": "resnet18", "num_classes": 0}, "at least 1"),
     ],

@@ -334,3 +334,18 @@ def test_exif_turned_photo_is_answered_upright(photos: list[Image]) -> None:
     pil.fromarray(photos[0]).save(buffer := io.BytesIO(), "PNG", exif=exif)
     upright = stub.predictor()(np.rot90(photos[0], -1))
     np.testing.assert_array_equal(classes(stub.predictor()(buffer.getvalue())), classes(upright))
+
+
+@pytest.mark.realdata
+def test_folder_of_good_and_bad_photos(data_dir: Path, binary_bundle: Path) -> None:
+    paths = sorted(path for path in (data_dir / "photos").iterdir() if path.suffix not in (".csv", ".md"))
+    with vd.load(binary_bundle) as opened:
+        results = list(opened.stream(paths))
+    assert [result.source for result in results] == [str(path) for path in paths]
+    bad = {Path(result.source).name for result in results if isinstance(result.error, InputError)}
+    assert bad >= {"bomb_dims.gif", "broken_header.png", "truncated.png", "truncated_progressive.jpg"}
+    assert not bad & {"cmyk_adobe.jpg", "gray_128.jpg", "rgb16_100x40.tif", "palette_trns_single.png", "truck.jpg"}
+    for result in results:
+        assert (result.masks is None) == (Path(result.source).name in bad)
+        if result.masks is not None:
+            assert result.masks.to_numpy().shape == result.size

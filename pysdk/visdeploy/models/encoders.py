@@ -36,6 +36,9 @@ class Encoder(nn.Module):
         with torch.no_grad():
             features = self.eval()(torch.zeros(1, 3, side, side))
         self.train(was_training)
+        depths = [feature.shape[1] for feature in features]
+        if depths != self.channels:
+            raise InputError(f"[models] encoder: expected features of depth {self.channels} on axis 1, got {depths}")
         return [feature.shape[-1] for feature in features] == [side // stride for stride in self.strides]
 
 
