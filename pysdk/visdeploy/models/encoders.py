@@ -144,7 +144,7 @@ def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
 def _require_timm_model(name: str) -> None:
     known = _import_timm().list_models()
     if name not in known:
-        close = difflib.get_close_matches(name, [*RESNETS, *known], n=3)
+        close = difflib.get_close_matches(name, {*RESNETS, *known}, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise InputError(f"[models] encoder: no backbone named {name!r} in torchvision's ResNets or timm{hint}")
 

@@ -158,7 +158,9 @@ def _train(task: SegmentationTask, train: Pairs, val: Pairs, folder: Path, stage
         best = _Best(folder)
         callbacks: list[Any] = [best, Journal(options.out, stage, spec.size)]
         if options.ema:
-            callbacks.append(EMAWeightAveraging(decay=options.ema))
+            # In a short run a long memory would still hold the random start.
+            steps = options.epochs_of(stage) * len(train_loader)
+            callbacks.append(EMAWeightAveraging(decay=min(options.ema, max(0.0, 1 - 5 / steps))))
         trainer = lightning.Trainer(max_epochs=options.epochs_of(stage), callbacks=callbacks, **common)
         last = folder / "last.ckpt"
         try:

@@ -26,7 +26,8 @@ class TrainOptions:
         warmup: Share of the steps in which the one-cycle schedule rises.
         freeze_epochs: Epochs of the first stage in which the encoder stands still; None means 1 with `weights`, else 0.
         freeze_bn: Keep the encoder's BatchNorm statistics for the whole run, not only while it is frozen.
-        ema: Decay of the running average of the weights that is validated and kept; 0 turns it off.
+        ema: Decay of the running average of the weights that is validated and kept, never longer than a fifth of a
+            stage; 0 turns it off.
         dice: Weight of the Dice loss beside cross-entropy.
         class_weights: "none", or "balanced" by the square root of the inverse pixel frequency.
         pos_weight: Factor on foreground pixels of a binary task.
