@@ -24,8 +24,8 @@ format: .venv/.ready
 	$(BIN)/ruff format $(PY)
 	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp')
 
-bench: .venv/.ready
-	for script in bench/bench_*.py; do $(BIN)/python $$script --json bench/results/$$(basename $$script .py).json || exit 1; done
+bench: .venv/.rivals
+	for script in bench/bench_*.py bench/ops/bench_*.py; do $(BIN)/python $$script --json bench/results/$$(basename $$script .py).json || exit 1; done
 	$(BIN)/python bench/report.py
 
 wheel: .venv/.ready
@@ -45,4 +45,9 @@ clean:
 	@echo "Installing packages and building the native module."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
 		-Ccmake.define.VISDEPLOY_WERROR=ON --editable ".[$(EXTRAS)]"
+	@touch $@
+
+# What only the benches compare with.
+.venv/.rivals: .venv/.ready
+	$(BIN)/python -m pip install --quiet ultrafast-pycocotools rlemasklib faster-coco-eval powerboxes
 	@touch $@

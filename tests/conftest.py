@@ -1,9 +1,12 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from visdeploy import _core
 
 # Read when torch is first imported: its threads spin otherwise, and stall each other where the machine is shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -18,6 +21,14 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("VISDEPLOY_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="module", params=_core.isa_names())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this machine runs, in force while the tests of a module run."""
+    _core.set_isa(request.param)
+    yield request.param
+    _core.set_isa(_core.isa_names()[-1])
 
 
 @pytest.fixture(scope="session", params=ENGINES)

@@ -15,7 +15,10 @@ from visdeploy import mask, reference
 from visdeploy.errors import InputError
 
 # pycocotools' own, on NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("isa"),
+]
 
 SIDES = [1, 2, 7, 8, 9, 31, 32, 33, 63, 64, 65, 129]
 LAYOUTS = {

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from visdeploy import mask, ops, reference
 from visdeploy.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("isa")
+
 
 def check(logits: np.ndarray, size: tuple[int, int]) -> None:
     labels, areas, rles = ops.semantic_map(logits, size)

@@ -9,8 +9,26 @@ namespace visdeploy::bind {
 
 namespace py = pybind11;
 
-// A view of a NumPy array of any layout; the array must outlive it.
-Tensor view(const py::array& array);
+// An argument that is an array: NumPy's, or anything in CPU memory that speaks DLPack. Viewed, not copied, and kept
+// alive while it is. Raises TypeError for other objects, InputError for other devices.
+class Array {
+ public:
+  Array(py::object value, const char* op, const char* argument);
+
+  const Tensor* operator->() const { return &tensor_; }
+  const Tensor& operator*() const { return tensor_; }
+
+  // A NumPy result as the kind of array that this one is: NumPy's own, or the framework's, sharing its memory.
+  py::object like(const py::array& result) const;
+
+ private:
+  py::object value_;
+  py::object kept_;  // what owns the memory that the view reads
+  Tensor tensor_;
+};
+
+// num_threads as the ops take it: None is 0, which leaves the choice to the op.
+int threads(const py::object& num_threads, const char* op);
 
 void register_null(py::module_& module);
 void register_rle(py::module_& module);

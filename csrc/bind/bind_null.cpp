@@ -1,19 +1,18 @@
 #include "bind/bind.h"
-#include "core/error.h"
 #include "ops/null.h"
 
 namespace visdeploy::bind {
 namespace {
 
-py::array_t<float> null(const py::array& x) {
-  const Tensor tensor = view(x);
-  py::array_t<float> out(x.size());
+py::object null(const py::object& x) {
+  const Array array(x, "null", "x");
+  py::array_t<float> out(array->size());
   float* data = out.mutable_data();
   {
     const py::gil_scoped_release release;
-    visdeploy::null(tensor, data);
+    visdeploy::null(*array, data);
   }
-  return out;
+  return array.like(out);
 }
 
 }  // namespace

@@ -35,6 +35,12 @@ py::list to_python(const std::vector<Rle>& rles, const std::vector<std::string>&
   return list;
 }
 
+// A 2-D array is one mask, and has one answer.
+py::object one_or_all(const py::list& items, int rank) {
+  if (rank == 2) return items[0];
+  return items;
+}
+
 std::int64_t integer(const py::handle& value, const char* what) {
   int overflow = 0;
   const py::object number = py::reinterpret_steal<py::object>(PyNumber_Long(value.ptr()));
@@ -72,32 +78,35 @@ std::vector<Rle> from_python(const py::list& objects) {
   return rles;
 }
 
-py::list encode(const py::array& mask, int axis, int num_threads) {
-  const Tensor tensor = view(mask);
+py::object encode(const py::object& mask, int axis, const py::object& num_threads) {
+  const Array array(mask, "encode", "mask");
+  const int n = threads(num_threads, "encode");
   std::vector<Rle> rles;
   std::vector<std::string> strings;
   {
     const py::gil_scoped_release release;
-    rles = visdeploy::encode(tensor, axis, num_threads);
+    rles = visdeploy::encode(*array, axis, n);
     strings = to_strings(rles);
   }
-  return to_python(rles, strings);
+  return one_or_all(to_python(rles, strings), array->rank());
 }
 
-py::list encode_logits(const py::array& logits, std::optional<Size> size, float threshold, std::optional<Size> valid,
-                       int num_threads) {
-  const Tensor tensor = view(logits);
+py::object encode_logits(const py::object& logits, std::optional<Size> size, float threshold, std::optional<Size> valid,
+                         const py::object& num_threads) {
+  const Array array(logits, "encode_logits", "logits");
+  const int n = threads(num_threads, "encode_logits");
   std::vector<Rle> rles;
   std::vector<std::string> strings;
   {
     const py::gil_scoped_release release;
-    rles = visdeploy::encode_logits(tensor, {size, valid, threshold}, num_threads);
+    rles = visdeploy::encode_logits(*array, {size, valid, threshold}, n);
     strings = to_strings(rles);
   }
-  return to_python(rles, strings);
+  return one_or_all(to_python(rles, strings), array->rank());
 }
 
-py::array decode(const py::list& objects, bool rows, int num_threads) {
+py::array decode(const py::list& objects, bool rows, const py::object& num_threads) {
+  const int threads_wanted = threads(num_threads, "decode");
   const std::vector<Rle> rles = from_python(objects);
   const std::int64_t height = rles.empty() ? 0 : rles[0].height, width = rles.empty() ? 0 : rles[0].width;
   check_decode(rles);
@@ -106,7 +115,7 @@ py::array decode(const py::list& objects, bool rows, int num_threads) {
   auto* data = static_cast<std::uint8_t*>(out.mutable_data());
   {
     const py::gil_scoped_release release;
-    visdeploy::decode(rles, rows ? Order::kRow : Order::kColumn, data, num_threads);
+    visdeploy::decode(rles, rows ? Order::kRow : Order::kColumn, data, threads_wanted);
   }
   return out;
 }
@@ -144,8 +153,8 @@ py::dict from_kaggle(const std::string& text, Size shape, bool rows, std::int64_
   return to_python(counts, shape.first, shape.second);
 }
 
-py::tuple semantic_map(const py::array& logits, Size size, std::optional<Size> valid) {
-  const Tensor tensor = view(logits);
+py::tuple semantic_map(const py::object& logits, Size size, std::optional<Size> valid) {
+  const Array array(logits, "semantic_map", "logits");
   check_size("semantic_map", size);
   py::array_t<std::uint8_t> map({size.first, size.second});
   std::uint8_t* data = map.mutable_data();
@@ -153,11 +162,11 @@ py::tuple semantic_map(const py::array& logits, Size size, std::optional<Size> v
   std::vector<std::string> strings;
   {
     const py::gil_scoped_release release;
-    result = visdeploy::semantic_map(tensor, size, valid, data);
+    result = visdeploy::semantic_map(*array, size, valid, data);
     strings = to_strings(result.rles);
   }
   const py::array_t<std::int64_t> areas(static_cast<py::ssize_t>(result.areas.size()), result.areas.data());
-  return py::make_tuple(map, areas, to_python(result.rles, strings));
+  return py::make_tuple(array.like(map), array.like(areas), to_python(result.rles, strings));
 }
 
 }  // namespace

@@ -71,6 +71,12 @@ int cpu_quota() {
   return static_cast<int>(std::max(1.0, std::min(affinity(), std::ceil(limit))));
 }
 
+int choose_threads(int num_threads, double work) {
+  constexpr double kWorthwhile = 200e3;
+  if (num_threads > 0) return num_threads;
+  return work < kWorthwhile ? 1 : cpu_quota();
+}
+
 void parallel_for(std::int64_t n, int num_threads, const std::function<void(std::int64_t)>& body) {
   std::atomic<std::int64_t> next{0};
   std::exception_ptr failure;
@@ -84,7 +90,7 @@ void parallel_for(std::int64_t n, int num_threads, const std::function<void(std:
       if (!failure) failure = std::current_exception();
     }
   };
-  const std::int64_t wanted = std::min<std::int64_t>(n, num_threads > 0 ? num_threads : cpu_quota());
+  const std::int64_t wanted = std::min<std::int64_t>(n, num_threads);
   std::vector<std::thread> threads;
   try {
     while (static_cast<std::int64_t>(threads.size()) + 1 < wanted) threads.emplace_back(work);

@@ -7,7 +7,7 @@
 
 namespace visdeploy {
 
-enum class DType { kBool, kUint8, kInt64, kFloat16, kFloat32, kFloat64, kOther };
+enum class DType { kBool, kUint8, kInt32, kInt64, kFloat16, kFloat32, kFloat64, kOther };
 
 inline const char* name(DType dtype) {
   switch (dtype) {
@@ -15,6 +15,8 @@ inline const char* name(DType dtype) {
       return "bool";
     case DType::kUint8:
       return "uint8";
+    case DType::kInt32:
+      return "int32";
     case DType::kInt64:
       return "int64";
     case DType::kFloat16:
@@ -37,6 +39,12 @@ struct Tensor {
   DType dtype;
 
   int rank() const { return static_cast<int>(shape.size()); }
+
+  std::int64_t size() const {
+    std::int64_t product = 1;
+    for (const std::int64_t side : shape) product *= side;
+    return product;
+  }
 
   template <class T>
   const T* at(std::int64_t byte_offset) const {

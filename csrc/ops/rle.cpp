@@ -20,7 +20,8 @@ std::vector<Rle> encode(const Tensor& masks, int axis, int num_threads) {
   const Tensor first = rank == 3 ? masks.select(items_axis, 0) : masks;
   VD_CHECK(first.shape[0] * first.shape[1] <= kMaxPixels, "[encode] mask: at most ", kMaxPixels, " pixels, got shape ",
            masks.shape_text());
-  parallel_for(n, num_threads, [&](std::int64_t i) {
+  const double work = static_cast<double>(masks.size()) / 8;
+  parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
     rles[static_cast<std::size_t>(i)] = cpu::encode(rank == 3 ? masks.select(items_axis, i) : masks);
   });
   return rles;
@@ -38,7 +39,9 @@ void check_decode(const std::vector<Rle>& rles) {
 
 void decode(const std::vector<Rle>& rles, Order order, std::uint8_t* out, int num_threads) {
   check_decode(rles);
-  parallel_for(static_cast<std::int64_t>(rles.size()), num_threads, [&](std::int64_t i) {
+  const auto n = static_cast<std::int64_t>(rles.size());
+  const double work = rles.empty() ? 0 : static_cast<double>(n * rles[0].pixels()) / 8;
+  parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
     const Rle& rle = rles[static_cast<std::size_t>(i)];
     cpu::decode(rle, order, out + i * rle.pixels());
   });

@@ -1,5 +1,7 @@
 #include "ops/semantic_map.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/parallel.h"
 
@@ -44,7 +46,9 @@ std::vector<Rle> encode_logits(const Tensor& logits, const LogitsOptions& option
   const Size size = options.size.value_or(Size{used.shape[last - 1], used.shape[last]});
   check_size("encode_logits", size);
   std::vector<Rle> rles(static_cast<std::size_t>(n));
-  parallel_for(n, num_threads, [&](std::int64_t i) {
+  const double work =
+      static_cast<double>(n * (used.size() / std::max<std::int64_t>(n, 1) + size.first * size.second / 8));
+  parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
     rles[static_cast<std::size_t>(i)] =
         cpu::encode_logits(rank == 3 ? used.select(0, i) : used, size, options.threshold);
   });

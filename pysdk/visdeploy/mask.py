@@ -18,11 +18,12 @@ except ImportError as error:
 from visdeploy.errors import InputError
 
 Rle = dict[str, Any]
+Array = Any  # NumPy's, or one in CPU memory that speaks DLPack, such as torch's; answers are of the same kind
 
 __all__ = ["Rle", "area", "decode", "encode", "encode_logits", "from_kaggle", "toBbox", "to_kaggle"]
 
 
-def encode(mask: NDArray[Any], *, axis: Literal[0, -1] = -1, num_threads: int | None = None) -> Any:
+def encode(mask: Array, *, axis: Literal[0, -1] = -1, num_threads: int | None = None) -> Any:
     """Encode binary masks of any memory layout, without a transposing copy.
 
     As in pycocotools a run ends where the raw byte changes, so a mask of 1 and 2 gives more runs than one of 0 and 1.
@@ -30,7 +31,7 @@ def encode(mask: NDArray[Any], *, axis: Literal[0, -1] = -1, num_threads: int | 
     Args:
         mask: (H, W), (H, W, N) or, with `axis=0`, (N, H, W); uint8 or bool.
         axis: The axis that counts the masks of a 3-D array.
-        num_threads: Masks encoded at a time; None asks the machine.
+        num_threads: Masks encoded at a time; None decides by the work.
 
     Returns:
         An RLE, or a list of N for a 3-D array.
@@ -43,8 +44,7 @@ def encode(mask: NDArray[Any], *, axis: Literal[0, -1] = -1, num_threads: int | 
         >>> encode(np.ones((4, 3), np.uint8))
         {'size': [4, 3], 'counts': b'0<'}
     """
-    rles = _core.encode(_array(mask, "encode", "mask"), axis, num_threads or 0)
-    return rles if mask.ndim == 3 else rles[0]
+    return _core.encode(mask, axis, num_threads)
 
 
 def decode(
@@ -60,7 +60,7 @@ def decode(
         rle: One RLE or a list of N.
         order: Memory order of each mask: "F" as in pycocotools, or "C".
         axis: Where a list puts N: -1 for (h, w, N) as in pycocotools, 0 for (N, h, w).
-        num_threads: Masks decoded at a time; None asks the machine.
+        num_threads: Masks decoded at a time; None decides by the work.
 
     Returns:
         uint8 zeros and ones: (h, w) for one RLE.
@@ -73,7 +73,7 @@ def decode(
         raise InputError(f'[decode] order: expected "F" or "C", got {order!r}')
     if axis not in (0, -1):
         raise InputError(f"[decode] axis: expected 0 or -1, got {axis!r}")
-    masks = _core.decode(_listed(rle), order == "C", num_threads or 0)
+    masks = _core.decode(_listed(rle), order == "C", num_threads)
     if order == "F":
         masks = masks.transpose(0, 2, 1)
     if not isinstance(rle, list):
@@ -117,7 +117,7 @@ def toBbox(rle: Rle | list[Rle]) -> NDArray[np.float64]:
 
 
 def encode_logits(
-    logits: NDArray[np.float32],
+    logits: Array,
     size: tuple[int, int] | None = None,
     threshold: float = 0.0,
     *,
@@ -134,7 +134,7 @@ def encode_logits(
         size: (H, W) of the masks; None keeps that of the logits.
         threshold: Foreground is strictly above it. NaN is background.
         valid: (h, w) of the top-left part to use, where the rest of the logits is padding.
-        num_threads: Masks encoded at a time; None asks the machine.
+        num_threads: Masks encoded at a time; None decides by the work.
 
     Returns:
         An RLE, or a list of N for a 3-D array.
@@ -143,14 +143,13 @@ def encode_logits(
         TypeError: `logits` is not an array.
         InputError: A dtype, shape or size is wrong.
     """
-    rles = _core.encode_logits(
-        _array(logits, "encode_logits", "logits"),
+    return _core.encode_logits(
+        logits,
         None if size is None else _pair(size, "encode_logits", "size"),
         float(threshold),
         None if valid is None else _pair(valid, "encode_logits", "valid"),
-        num_threads or 0,
+        num_threads,
     )
-    return rles if logits.ndim == 3 else rles[0]
 
 
 def to_kaggle(rle: Rle, *, order: Literal["row", "column"] = "row", base: int = 1) -> str:
@@ -191,12 +190,6 @@ def from_kaggle(text: str, shape: tuple[int, int], *, order: Literal["row", "col
     if not isinstance(text, str):
         raise TypeError(f"[from_kaggle] text: expected str, got {type(text).__name__}")
     return _core.from_kaggle(text, _pair(shape, "from_kaggle", "shape"), _is_row(order, "from_kaggle"), base)
-
-
-def _array(value: object, op: str, argument: str) -> NDArray[Any]:
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"[{op}] {argument}: expected a NumPy array, got {type(value).__name__}")
-    return value
 
 
 def _listed(rle: Rle | list[Rle]) -> list[Rle]:

@@ -1,14 +1,11 @@
 """The native ops, as documented thin calls."""
 
-import numpy as np
-from numpy.typing import NDArray
-
-from visdeploy.mask import Rle, _array, _core, _pair
+from visdeploy.mask import Array, Rle, _core, _pair
 
 __all__ = ["null", "semantic_map"]
 
 
-def null(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def null(x: Array) -> Array:
     """Copy a vector: the template that a new op starts from.
 
     Args:
@@ -25,12 +22,12 @@ def null(x: NDArray[np.float32]) -> NDArray[np.float32]:
         >>> null(np.array([1.0, 2.0], np.float32))
         array([1., 2.], dtype=float32)
     """
-    return _core.null(_array(x, "null", "x"))
+    return _core.null(x)
 
 
 def semantic_map(
-    logits: NDArray[np.float32], size: tuple[int, int], *, valid: tuple[int, int] | None = None
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[Rle]]:
+    logits: Array, size: tuple[int, int], *, valid: tuple[int, int] | None = None
+) -> tuple[Array, Array, list[Rle]]:
     """Upsample the logits of every class and keep the best class of each pixel.
 
     Values are bilinear with half-pixel centres and clamped edges. Ties take the lower class, NaN never wins, and a
@@ -49,7 +46,7 @@ def semantic_map(
         InputError: A dtype, shape or size is wrong.
     """
     return _core.semantic_map(
-        _array(logits, "semantic_map", "logits"),
+        logits,
         _pair(size, "semantic_map", "size"),
         None if valid is None else _pair(valid, "semantic_map", "valid"),
     )

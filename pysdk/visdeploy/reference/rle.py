@@ -1,4 +1,4 @@
-"""What the native ops must answer, in plain NumPy. Slow and readable; only tests and benches import it."""
+"""Masks as run-length encodings."""
 
 from itertools import pairwise
 from typing import Any
@@ -7,11 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rle = dict[str, Any]
-
-
-def null(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Copy a vector."""
-    return x.copy()
 
 
 def counts_to_bytes(counts: list[int]) -> bytes:

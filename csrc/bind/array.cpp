@@ -1,0 +1,136 @@
+#include <algorithm>
+#include <utility>
+
+#include "bind/bind.h"
+#include "bind/dlpack.h"
+#include "core/error.h"
+
+namespace visdeploy::bind {
+namespace {
+
+Tensor view(const py::array& array) {
+  const auto dtype = [&] {
+    const py::dtype type = array.dtype();
+    if (type.byteorder() == '>') return DType::kOther;
+    switch (type.num()) {
+      case py::detail::npy_api::NPY_BOOL_:
+        return DType::kBool;
+      case py::detail::npy_api::NPY_UBYTE_:
+        return DType::kUint8;
+      case py::detail::npy_api::NPY_INT_:
+        return DType::kInt32;
+      case py::detail::npy_api::NPY_LONG_:
+      case py::detail::npy_api::NPY_LONGLONG_:
+        return DType::kInt64;
+      case py::detail::npy_api::NPY_FLOAT_:
+        return DType::kFloat32;
+      case py::detail::npy_api::NPY_DOUBLE_:
+        return DType::kFloat64;
+      case 23:  // NPY_HALF, which pybind11 does not name
+        return DType::kFloat16;
+      default:
+        return DType::kOther;
+    }
+  }();
+  return {array.data(),
+          {array.shape(), array.shape() + array.ndim()},
+          {array.strides(), array.strides() + array.ndim()},
+          dtype};
+}
+
+Tensor view(const dlpack::Tensor& tensor) {
+  const auto dtype = [&] {
+    if (tensor.lanes != 1) return DType::kOther;
+    switch (tensor.code << 8 | tensor.bits) {
+      case dlpack::kBool << 8 | 8:
+        return DType::kBool;
+      case dlpack::kUint << 8 | 8:
+        return DType::kUint8;
+      case dlpack::kInt << 8 | 32:
+        return DType::kInt32;
+      case dlpack::kInt << 8 | 64:
+        return DType::kInt64;
+      case dlpack::kFloat << 8 | 16:
+        return DType::kFloat16;
+      case dlpack::kFloat << 8 | 32:
+        return DType::kFloat32;
+      case dlpack::kFloat << 8 | 64:
+        return DType::kFloat64;
+      default:
+        return DType::kOther;
+    }
+  }();
+  Tensor result{static_cast<const std::byte*>(tensor.data) + tensor.byte_offset,
+                {tensor.shape, tensor.shape + tensor.ndim},
+                std::vector<std::int64_t>(static_cast<std::size_t>(tensor.ndim)),
+                dtype};
+  std::int64_t contiguous = 1;
+  for (std::size_t i = result.shape.size(); i-- > 0; contiguous *= result.shape[i]) {
+    result.strides[i] = (tensor.strides ? tensor.strides[i] : contiguous) * (tensor.bits / 8);
+  }
+  return result;
+}
+
+// The fast way in, null where the type has none. Its capsule lives as long as the type.
+const dlpack::ExchangeApi* exchange_api(const py::handle& type) {
+  const py::object capsule = py::getattr(type, "__dlpack_c_exchange_api__", py::none());
+  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
+  const auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  return api->major == 1 && api->tensor_from_object ? api : nullptr;
+}
+
+// The producer has raised; its first line says why (torch adds a stack trace).
+[[noreturn]] void refuse_export(const char* op, const char* argument) {
+  const py::error_already_set raised;
+  const std::string why = py::str(raised.value());
+  throw InputError(message("[", op, "] ", argument, ": expected an array in CPU memory; its DLPack export says: ",
+                           why.substr(0, why.find('\n'))));
+}
+
+}  // namespace
+
+Array::Array(py::object value, const char* op, const char* argument) : value_(std::move(value)) {
+  if (py::isinstance<py::array>(value_)) {
+    kept_ = value_;
+    tensor_ = view(py::reinterpret_borrow<py::array>(value_));
+    return;
+  }
+  const py::handle type = py::type::handle_of(value_);
+  if (!py::hasattr(type, "__dlpack__")) {
+    throw py::type_error(message("[", op, "] ", argument,
+                                 ": expected a NumPy array or one that speaks DLPack, such as a torch.Tensor, got ",
+                                 Py_TYPE(value_.ptr())->tp_name));
+  }
+  if (const dlpack::ExchangeApi* api = exchange_api(type)) {
+    dlpack::Tensor tensor;
+    if (api->tensor_from_object(value_.ptr(), &tensor) != 0) refuse_export(op, argument);
+    VD_CHECK(tensor.device_type == dlpack::kCpu, "[", op, "] ", argument,
+             ": expected an array in CPU memory, got one on another device; move it with .cpu()");
+    kept_ = value_;
+    tensor_ = view(tensor);
+    return;
+  }
+  const py::tuple device = value_.attr("__dlpack_device__")();
+  VD_CHECK(device[0].cast<int>() == dlpack::kCpu, "[", op, "] ", argument,
+           ": expected an array in CPU memory, got one on another device");
+  const py::object from_dlpack = py::module_::import("numpy").attr("from_dlpack");
+  kept_ = py::reinterpret_steal<py::object>(PyObject_CallOneArg(from_dlpack.ptr(), value_.ptr()));
+  if (!kept_) refuse_export(op, argument);
+  tensor_ = view(py::reinterpret_borrow<py::array>(kept_));
+}
+
+py::object Array::like(const py::array& result) const {
+  if (kept_.is(value_) && py::isinstance<py::array>(value_)) return result;
+  const std::string module = py::type::handle_of(value_).attr("__module__").cast<std::string>();
+  return py::module_::import(module.substr(0, module.find('.')).c_str()).attr("from_dlpack")(result);
+}
+
+int threads(const py::object& num_threads, const char* op) {
+  if (num_threads.is_none()) return 0;
+  const int n = py::isinstance<py::int_>(num_threads) ? num_threads.cast<int>() : 0;
+  VD_CHECK(n >= 1, "[", op, "] num_threads: expected None or at least 1, got ",
+           py::repr(num_threads).cast<std::string>());
+  return n;
+}
+
+}  // namespace visdeploy::bind

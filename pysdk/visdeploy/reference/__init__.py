@@ -1,0 +1,29 @@
+"""What the native ops must answer, in plain NumPy. Slow and readable; only tests and benches import it."""
+
+from visdeploy.reference.null import null
+from visdeploy.reference.rle import (
+    area,
+    counts_from_bytes,
+    counts_to_bytes,
+    decode,
+    encode,
+    encode_logits,
+    semantic_map,
+    to_kaggle,
+    toBbox,
+    upsample,
+)
+
+__all__ = [
+    "area",
+    "counts_from_bytes",
+    "counts_to_bytes",
+    "decode",
+    "encode",
+    "encode_logits",
+    "null",
+    "semantic_map",
+    "toBbox",
+    "to_kaggle",
+    "upsample",
+]

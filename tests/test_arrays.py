@@ -1,0 +1,80 @@
+"""What every op takes as an array, and gives back; shown on the template op."""
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from visdeploy import mask, ops
+from visdeploy.errors import InputError
+
+torch = pytest.importorskip("torch")
+
+
+class Foreign:
+    """An array of a framework that has only the slow half of DLPack."""
+
+    def __init__(self, array: Any, device: int = 1) -> None:
+        self.array, self.device = array, device
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device, 0
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_torch_in_torch_out(step: int) -> None:
+    x = torch.arange(12, dtype=torch.float32)[::step]
+    out = ops.null(x)
+    assert type(out) is torch.Tensor
+    assert torch.equal(out, x)
+
+
+def test_torch_empty_transposed_and_tracked() -> None:
+    assert ops.null(torch.zeros(0)).shape == (0,)
+    pixels = torch.rand(5, 7) > 0.5
+    assert mask.encode(pixels.T) == mask.encode(pixels.T.numpy())
+    assert ops.null(torch.ones(3, requires_grad=True)).tolist() == [1, 1, 1]
+
+
+def test_torch_of_another_dtype_is_refused() -> None:
+    for dtype, name in ((torch.float64, "float64"), (torch.int32, "int32"), (torch.bfloat16, "another dtype")):
+        with pytest.raises(InputError, match=f"expected float32, got {name}"):
+            ops.null(torch.zeros(3, dtype=dtype))
+
+
+def test_anything_that_speaks_dlpack() -> None:
+    rle = mask.encode(Foreign(np.eye(4, dtype=np.uint8)))
+    assert rle == mask.encode(np.eye(4, dtype=np.uint8))
+
+
+def test_other_devices_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^\[encode\] mask: expected an array in CPU memory"):
+        mask.encode(Foreign(np.eye(4, dtype=np.uint8), device=2))
+    with pytest.raises(InputError, match=r"^\[null\] x: expected an array in CPU memory"):
+        ops.null(torch.zeros(3, device="meta"))
+
+
+def test_byte_order_is_seen() -> None:
+    with pytest.raises(InputError, match="another dtype"):
+        ops.null(np.zeros(3, ">f4"))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 2.5, "2"])
+def test_threads_are_checked(threads: Any) -> None:
+    with pytest.raises(InputError, match=r"^\[encode\] num_threads: expected None or at least 1, got "):
+        mask.encode(np.eye(4, dtype=np.uint8), num_threads=threads)
+
+
+def test_isa_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import numpy as np; from visdeploy import _core, mask; mask.encode(np.eye(4, dtype=np.uint8)); _core.isa()"
+    monkeypatch.setenv("VISDEPLOY_ISA", "scalar")
+    subprocess.run([sys.executable, "-c", f"{code}; assert _core.isa() == 'scalar'"], check=True)
+    monkeypatch.setenv("VISDEPLOY_ISA", "sse9")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "InputError: [isa] VISDEPLOY_ISA: expected scalar, avx2 or avx512" in done.stderr
