@@ -1,5 +1,6 @@
 """What the native ops must answer, in plain NumPy. Slow and readable; only tests and benches import it."""
 
+from visdeploy.reference.nms import batched_nms, box_iou, nms
 from visdeploy.reference.null import null
 from visdeploy.reference.rle import (
     area,
@@ -16,11 +17,14 @@ from visdeploy.reference.rle import (
 
 __all__ = [
     "area",
+    "batched_nms",
+    "box_iou",
     "counts_from_bytes",
     "counts_to_bytes",
     "decode",
     "encode",
     "encode_logits",
+    "nms",
     "null",
     "semantic_map",
     "toBbox",
