@@ -16,8 +16,10 @@ py::object as_array(const std::vector<std::int64_t>& indices, const Array& like)
 }
 
 py::object nms(const py::object& boxes, const py::object& scores, double iou_threshold,
-               std::optional<double> score_threshold, std::optional<std::int64_t> max_output) {
+               std::optional<double> score_threshold, std::optional<std::int64_t> max_output,
+               const py::object& num_threads) {
   const Array b(boxes, "nms", "boxes"), s(scores, "nms", "scores");
+  threads(num_threads, "nms");
   std::vector<std::int64_t> kept;
   {
     const py::gil_scoped_release release;
@@ -61,7 +63,7 @@ py::object box_iou(const py::object& a, const py::object& b, const py::object& n
 
 void register_nms(py::module_& module) {
   module.def("nms", &nms, py::arg("boxes"), py::arg("scores"), py::arg("iou_threshold"), py::arg("score_threshold"),
-             py::arg("max_output"));
+             py::arg("max_output"), py::arg("num_threads"));
   module.def("box_iou", &box_iou, py::arg("a"), py::arg("b"), py::arg("num_threads"));
   module.def("batched_nms", &batched_nms, py::arg("boxes"), py::arg("scores"), py::arg("labels"),
              py::arg("iou_threshold"), py::arg("mode"), py::arg("score_threshold"), py::arg("max_output"),

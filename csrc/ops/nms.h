@@ -18,7 +18,7 @@ struct NmsOptions {
 
 // Boxes (N, 4) and scores (N,), both float32 or both float64, to the indices kept, best score first. Equal scores keep
 // their order, NaN comes first.
-std::vector<std::int64_t> nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options);
+std::vector<std::int64_t> nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options, int num_threads);
 
 // The same for each label, (N,) int64, of its own.
 std::vector<std::int64_t> batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
@@ -28,25 +28,22 @@ std::vector<std::int64_t> batched_nms(const Tensor& boxes, const Tensor& scores,
 std::vector<std::int64_t> shifted_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
                                       const NmsOptions& options, int num_threads);
 
-// For ops that bring their own candidates: n rows of x1, y1, x2, y2, best first, to the indices kept, ascending, at
-// most max_output of them.
-void suppress(const float* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
-              std::vector<std::int64_t>& kept);
-void suppress(const double* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
+// For ops that bring their own candidates, float or double: n rows of x1, y1, x2, y2, best first, to the indices kept,
+// ascending, at most max_output of them.
+template <class T>
+void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
               std::vector<std::int64_t>& kept);
 
-// Variants; see Note [Suppression] for what they expect.
-#define VD_DECLARE_SUPPRESS(T)                                                                 \
-  void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output, \
-                std::vector<std::int64_t>& kept);
+// Variants; see Note [Suppression].
 namespace cpu {
-VD_DECLARE_SUPPRESS(float)
-VD_DECLARE_SUPPRESS(double)
-}  // namespace cpu
+template <class T>
+void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
+              std::vector<std::int64_t>& kept);
+}
 namespace avx2 {
-VD_DECLARE_SUPPRESS(float)
-VD_DECLARE_SUPPRESS(double)
-}  // namespace avx2
-#undef VD_DECLARE_SUPPRESS
+template <class T>
+void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
+              std::vector<std::int64_t>& kept);
+}
 
 }  // namespace visdeploy

@@ -54,15 +54,14 @@ struct Lanes<double> {
 
 }  // namespace
 
-void suppress(const float* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
+template <class T>
+void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
               std::vector<std::int64_t>& kept) {
-  suppress<float>(boxes, n, iou_threshold, max_output, kept);
+  suppress_sorted(boxes, n, iou_threshold, max_output, kept);
 }
 
-void suppress(const double* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
-              std::vector<std::int64_t>& kept) {
-  suppress<double>(boxes, n, iou_threshold, max_output, kept);
-}
+template void suppress(const float*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
+template void suppress(const double*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
 
 }  // namespace visdeploy::avx2
 VD_TARGET_END

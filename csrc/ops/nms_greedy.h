@@ -269,8 +269,8 @@ void suppress_plainly(const Box<T>* boxes, std::int64_t n, double threshold, std
 }
 
 template <class T>
-void suppress(const T* corners, std::int64_t n, double threshold, std::int64_t max_output,
-              std::vector<std::int64_t>& kept) {
+void suppress_sorted(const T* corners, std::int64_t n, double threshold, std::int64_t max_output,
+                     std::vector<std::int64_t>& kept) {
   const auto* boxes = reinterpret_cast<const Box<T>*>(corners);
   if (threshold < 0) return suppress_plainly(boxes, n, threshold, max_output, kept);
   // Below this the products of the filter could be subnormal, and lose their relative precision.

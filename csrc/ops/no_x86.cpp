@@ -7,13 +7,13 @@
 // here.
 namespace visdeploy::avx2 {
 
-void suppress(const float*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&) {
+template <class T>
+void suppress(const T*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&) {
   throw std::logic_error("no AVX2 here");
 }
 
-void suppress(const double*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&) {
-  throw std::logic_error("no AVX2 here");
-}
+template void suppress(const float*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
+template void suppress(const double*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
 
 }  // namespace visdeploy::avx2
 #endif

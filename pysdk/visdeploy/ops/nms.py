@@ -14,6 +14,7 @@ def nms(
     *,
     score_threshold: float | None = None,
     max_output: int | None = None,
+    num_threads: int | None = None,
 ) -> Array:
     """Return the indices of the boxes to keep, best score first, as `torchvision.ops.nms` does on the CPU.
 
@@ -28,6 +29,8 @@ def nms(
         iou_threshold: Overlap limit, usually in [0, 1]; from 1 on nothing is dropped.
         score_threshold: Leave out boxes whose score is not above this.
         max_output: Return at most this many.
+        num_threads: As the other ops have it, and without effect: one set of boxes is decided on one thread, because
+            looking ahead on a second one was measured to cost more than it saves. `batched_nms` uses them.
 
     Returns:
         (K,) int64.
@@ -41,7 +44,7 @@ def nms(
         >>> nms(boxes, np.array([0.8, 0.9, 0.7], np.float32), 0.5)
         array([1, 2])
     """
-    return _core.nms(boxes, scores, iou_threshold, score_threshold, max_output)
+    return _core.nms(boxes, scores, iou_threshold, score_threshold, max_output, num_threads)
 
 
 def batched_nms(
