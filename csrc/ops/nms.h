@@ -18,7 +18,7 @@ struct NmsOptions {
 
 // Boxes (N, 4) and scores (N,), both float32 or both float64, to the indices kept, best score first. Equal scores keep
 // their order, NaN comes first.
-std::vector<std::int64_t> nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options, int num_threads);
+std::vector<std::int64_t> nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options);
 
 // The same for each label, (N,) int64, of its own.
 std::vector<std::int64_t> batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
