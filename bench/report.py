@@ -1,10 +1,13 @@
-"""Rewrite the table in README.md from the JSON files in bench/results/."""
+"""Rewrite the tables in README.md, and the curve in docs/, from the JSON files in bench/results/."""
 
 import json
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
@@ -37,7 +40,24 @@ def report() -> str:
     return "\n".join(lines)
 
 
+def draw_growth(rows: list[dict[str, Any]], path: Path) -> None:
+    """Time over the number of boxes, beside n log n through the first point."""
+    n = np.array([int(row["case"].split()[-1]) for row in rows])
+    times = np.array([row["median_ms"] for row in rows])
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.loglog(n, times, "o-", label="ops.nms, median")
+    axes.loglog(n, times[0] * n * np.log(n) / (n[0] * np.log(n[0])), "--", label="n log n")
+    axes.set(xlabel="boxes, uniform in 1000 x 1000", ylabel="ms, one thread")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
+    nms = json.loads((ROOT / "bench" / "results" / "bench_nms.json").read_text())
+    growth = [row for row in nms["rows"] if row["case"].startswith("nms growth")]
+    draw_growth(growth, ROOT / "docs" / "nms_growth.png")
     readme = ROOT / "README.md"
     head, _, rest = readme.read_text().partition(BEGIN)
     _, _, tail = rest.partition(END)
