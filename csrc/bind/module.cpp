@@ -21,4 +21,5 @@ PYBIND11_MODULE(_core, module) {
   module.def("set_isa", &visdeploy::set_isa, py::arg("name"));
   visdeploy::bind::register_null(module);
   visdeploy::bind::register_rle(module);
+  visdeploy::bind::register_rle_sets(module);
 }

@@ -1,0 +1,303 @@
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "bind/bind.h"
+#include "bind/rle.h"
+#include "core/error.h"
+#include "ops/polygon.h"
+#include "ops/rle_sets.h"
+
+namespace visdeploy::bind {
+namespace {
+
+// The size of an image as two arguments.
+struct Sides {
+  std::int64_t height, width;
+
+  Sides(const py::object& h, const py::object& w, const char* op) : height(side(h, op)), width(side(w, op)) {}
+
+ private:
+  static std::int64_t side(const py::object& value, const char* op) {
+    const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+    if (!number) throw py::error_already_set();
+    int overflow = 0;
+    const std::int64_t result = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+    VD_CHECK(overflow == 0 && result >= 0, "[", op, "] h, w: expected numbers from 0 to 2147483647, got ",
+             std::string(py::str(number)));
+    return result;
+  }
+};
+
+// The dict's own items, borrowed; null where they are not what masks usually have.
+bool add_usual(Runs& runs, const py::handle& object) {
+  static PyObject* const kSize = PyUnicode_InternFromString("size");
+  static PyObject* const kCounts = PyUnicode_InternFromString("counts");
+  if (!PyDict_CheckExact(object.ptr())) return false;
+  PyObject* const size = PyDict_GetItemWithError(object.ptr(), kSize);
+  PyObject* const counts = PyDict_GetItemWithError(object.ptr(), kCounts);
+  if (!size || !counts || !PyList_CheckExact(size) || PyList_GET_SIZE(size) != 2) return false;
+  std::int64_t sides[2];
+  for (Py_ssize_t i = 0; i < 2; ++i) {
+    PyObject* const number = PyList_GET_ITEM(size, i);
+    int overflow = 0;
+    if (!PyLong_CheckExact(number)) return false;
+    sides[i] = PyLong_AsLongLongAndOverflow(number, &overflow);
+    if (overflow) return false;
+  }
+  Py_ssize_t length = 0;
+  const char* text = nullptr;
+  if (PyBytes_CheckExact(counts)) {
+    text = PyBytes_AS_STRING(counts);
+    length = PyBytes_GET_SIZE(counts);
+  } else if (PyUnicode_CheckExact(counts) && PyUnicode_IS_ASCII(counts)) {
+    text = PyUnicode_AsUTF8AndSize(counts, &length);
+  }
+  return text && runs.add({text, static_cast<std::size_t>(length)}, sides[0], sides[1]);
+}
+
+Runs runs_of(const py::handle& objects) {
+  Runs runs;
+  for (const py::handle& object : objects) {
+    if (!add_usual(runs, object)) runs.add(from_python(object));
+  }
+  return runs;
+}
+
+// Calls NumPy's asarray(object, float64), whose complaints about values become ours; a TypeError stays one.
+py::array_t<double> as_doubles(const py::handle& object, const char* op, const char* argument) {
+  try {
+    return py::module_::import("numpy").attr("asarray")(object, "float64");
+  } catch (const py::error_already_set& raised) {
+    if (!raised.matches(PyExc_ValueError) && !raised.matches(PyExc_OverflowError)) throw;
+    throw InputError(message("[", op, "] ", argument, ": ", std::string(py::str(raised.value()))));
+  }
+}
+
+// Appends the numbers of a flat sequence, read as NumPy reads them, and says how many they are.
+std::size_t read_numbers(const py::handle& object, const char* op, const char* argument, std::vector<double>& numbers) {
+  const std::size_t first = numbers.size();
+  if (PyList_CheckExact(object.ptr())) {
+    const auto n = static_cast<std::size_t>(PyList_GET_SIZE(object.ptr()));
+    for (std::size_t i = 0; i < n; ++i) {
+      PyObject* const item = PyList_GET_ITEM(object.ptr(), static_cast<Py_ssize_t>(i));
+      const double value = PyFloat_CheckExact(item)  ? PyFloat_AS_DOUBLE(item)
+                           : PyLong_CheckExact(item) ? PyLong_AsDouble(item)
+                                                     : std::numeric_limits<double>::quiet_NaN();
+      // What is no plain number, and the few that are but lead here, NumPy reads, or complains about.
+      if (std::isnan(value)) {
+        PyErr_Clear();
+        break;
+      }
+      numbers.push_back(value);
+    }
+    if (numbers.size() == first + n) return n;
+    numbers.resize(first);
+  }
+  const py::array_t<double> array = as_doubles(object, op, argument);
+  VD_CHECK(array.ndim() == 1, "[", op, "] ", argument, ": expected a flat list of numbers, got ", array.ndim(), "-D");
+  for (py::ssize_t i = 0; i < array.shape(0); ++i) numbers.push_back(array.at(i));
+  return static_cast<std::size_t>(array.shape(0));
+}
+
+// Appends the boxes of an array (N, 4).
+std::size_t read_boxes(const py::array_t<double>& boxes, const char* op, const char* argument,
+                       std::vector<double>& numbers) {
+  VD_CHECK(boxes.ndim() == 2 && boxes.shape(1) == 4, "[", op, "] ", argument,
+           ": expected boxes of shape (N, 4), got shape ", std::string(py::str(boxes.attr("shape"))));
+  for (py::ssize_t i = 0; i < boxes.shape(0); ++i) {
+    for (py::ssize_t j = 0; j < 4; ++j) numbers.push_back(boxes.at(i, j));
+  }
+  return static_cast<std::size_t>(boxes.shape(0));
+}
+
+bool has_length(const py::handle& object) {
+  return py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object) || py::isinstance<py::array>(object);
+}
+
+// One side of an iou: masks, or boxes.
+struct Objects {
+  Runs masks;
+  std::vector<double> boxes;
+  std::size_t n = 0;
+
+  Objects(const py::object& object, const char* argument) {
+    if (!py::isinstance<py::list>(object)) {
+      const Array array(object, "iou", argument);
+      if (array->shape.empty() || array->shape[0] > 0) {
+        n = read_boxes(as_doubles(object, "iou", argument), "iou", argument, boxes);
+      }
+      return;
+    }
+    const py::list list = object;
+    n = list.size();
+    if (n > 0 && py::isinstance<py::dict>(list[0])) {
+      masks = runs_of(list);
+      return;
+    }
+    for (const py::handle& item : list) {
+      if (!has_length(item) || py::len(item) != 4) {
+        throw py::type_error(message("[iou] ", argument, ": expected RLEs, or boxes of four numbers each"));
+      }
+      read_numbers(item, "iou", argument, boxes);
+    }
+    VD_CHECK(boxes.size() == 4 * n, "[iou] ", argument, ": expected boxes of four numbers each");
+  }
+
+  bool are_boxes() const { return !boxes.empty(); }
+};
+
+py::object iou(const py::object& dt, const py::object& gt, const py::object& crowd, const py::object& num_threads) {
+  const int threads_wanted = threads(num_threads, "iou");
+  const Objects dts(dt, "dt"), gts(gt, "gt");
+  std::vector<std::uint8_t> crowds;
+  for (const py::handle& item : crowd) {
+    const int is_crowd = PyObject_IsTrue(item.ptr());
+    if (is_crowd < 0) throw py::error_already_set();
+    crowds.push_back(is_crowd > 0);
+  }
+  VD_CHECK(crowds.size() == gts.n, "[iou] pyiscrowd: expected one for each of the ", gts.n, " gt, got ", crowds.size());
+  if (dts.n == 0 || gts.n == 0) return py::list();
+  if (dts.are_boxes() != gts.are_boxes()) throw py::type_error("[iou] dt and gt: expected both RLEs or both boxes");
+  const auto m = static_cast<std::int64_t>(dts.n), n = static_cast<std::int64_t>(gts.n);
+  py::array_t<double, py::array::f_style> out({m, n});
+  double* data = out.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    if (dts.are_boxes()) {
+      visdeploy::iou(dts.boxes.data(), m, gts.boxes.data(), n, crowds.data(), data, threads_wanted);
+    } else {
+      visdeploy::iou(dts.masks, gts.masks, crowds.data(), data, threads_wanted);
+    }
+  }
+  return out;
+}
+
+py::dict merge(const py::object& objects, bool intersect) {
+  if (!py::isinstance<py::list>(objects) && !py::isinstance<py::tuple>(objects)) {
+    throw py::type_error(message("[merge] expected a list of RLEs, got ", Py_TYPE(objects.ptr())->tp_name));
+  }
+  const Runs runs = runs_of(objects);
+  Rle merged;
+  std::string counts;
+  {
+    const py::gil_scoped_release release;
+    merged = visdeploy::merge(runs, intersect);
+    counts = to_string(merged);
+  }
+  return to_python(counts, merged.height, merged.width);
+}
+
+// Draws each of n shapes, of which draw(i) gives the mask, as a list of RLEs.
+template <class Draw>
+py::list drawn(std::size_t n, Draw draw) {
+  std::vector<Rle> rles(n);
+  std::vector<std::string> strings;
+  {
+    const py::gil_scoped_release release;
+    for (std::size_t i = 0; i < n; ++i) rles[i] = draw(i);
+    strings = to_strings(rles);
+  }
+  return to_python(rles, strings);
+}
+
+py::list from_polygons(const py::object& polygons, Sides sides) {
+  std::vector<double> numbers;
+  std::vector<std::pair<std::size_t, std::size_t>> places;  // the first number of each, and its corners
+  for (const py::handle& polygon : polygons) {
+    const std::size_t first = numbers.size();
+    places.emplace_back(first, read_numbers(polygon, "frPyObjects", "polygon", numbers) / 2);
+  }
+  return drawn(places.size(), [&](std::size_t i) {
+    const auto [first, corners] = places[i];
+    return from_polygon(numbers.data() + first, static_cast<std::int64_t>(corners), sides.height, sides.width);
+  });
+}
+
+py::list from_boxes(const py::object& boxes, Sides sides) {
+  if (!py::isinstance<py::array>(boxes)) {
+    throw py::type_error(message("[frPyObjects] boxes: expected an (N, 4) float64 array, got ",
+                                 Py_TYPE(boxes.ptr())->tp_name, "; wrap them in np.array(..., np.float64)"));
+  }
+  VD_CHECK(py::isinstance<py::array_t<double>>(boxes), "[frPyObjects] boxes: expected float64, got ",
+           std::string(py::str(boxes.attr("dtype"))), "; convert them with .astype(np.float64)");
+  std::vector<double> numbers;
+  const std::size_t n = read_boxes(boxes, "frPyObjects", "boxes", numbers);
+  return drawn(n, [&](std::size_t i) { return from_box(numbers.data() + 4 * i, sides.height, sides.width); });
+}
+
+py::dict from_uncompressed(const py::handle& object) {
+  const py::object counts = object["counts"];
+  VD_CHECK(!py::isinstance<py::bytes>(counts) && !py::isinstance<py::str>(counts),
+           "[frPyObjects] counts: expected a list of numbers, got ", Py_TYPE(counts.ptr())->tp_name,
+           "; such an RLE is compressed already");
+  const Rle rle = from_python(object);
+  return to_python(to_string(rle), rle.height, rle.width);
+}
+
+py::list from_uncompressed_list(const py::object& objects) {
+  py::list list;
+  for (const py::handle& object : objects) list.append(from_uncompressed(object));
+  return list;
+}
+
+bool is_rle(const py::handle& object) {
+  return py::isinstance<py::dict>(object) && object.contains("counts") && object.contains("size");
+}
+
+// In pycocotools' order, by which a list of four-element lists is boxes, and refused for not being an array.
+py::object from_objects(const py::object& object, const py::object& h, const py::object& w) {
+  const Sides sides(h, w, "frPyObjects");
+  if (py::isinstance<py::array>(object)) return from_boxes(object, sides);
+  if (is_rle(object)) return from_uncompressed(object);
+  if (!py::isinstance<py::list>(object)) {
+    throw py::type_error(
+        message("[frPyObjects] expected an (N, 4) array of boxes, a list of polygons, or uncompressed "
+                "RLEs, got ",
+                Py_TYPE(object.ptr())->tp_name));
+  }
+  const py::list list = object;
+  if (list.empty()) return list;
+  const std::size_t first = py::len(list[0]);
+  if (first == 4) return from_boxes(object, sides);
+  if (first > 4) return from_polygons(list, sides);
+  if (is_rle(list[0])) return from_uncompressed_list(list);
+  if (list.size() <= 4) {
+    throw py::type_error(
+        "[frPyObjects] expected polygons of at least three corners, x and y in turn, in one list each");
+  }
+  py::list one;
+  one.append(list);
+  return from_polygons(one, sides)[0];
+}
+
+}  // namespace
+
+void register_rle_sets(py::module_& module) {
+  module.def("iou", &iou, py::arg("dt"), py::arg("gt"), py::arg("crowd"), py::arg("num_threads"));
+  module.def("merge", &merge, py::arg("rles"), py::arg("intersect"));
+  module.def("from_objects", &from_objects, py::arg("object"), py::arg("h"), py::arg("w"));
+  module.def(
+      "from_polygons",
+      [](const py::object& polygons, const py::object& h, const py::object& w) {
+        return from_polygons(polygons, {h, w, "frPoly"});
+      },
+      py::arg("polygons"), py::arg("h"), py::arg("w"));
+  module.def(
+      "from_boxes",
+      [](const py::object& boxes, const py::object& h, const py::object& w) {
+        return from_boxes(boxes, {h, w, "frBbox"});
+      },
+      py::arg("boxes"), py::arg("h"), py::arg("w"));
+  module.def(
+      "from_uncompressed",
+      [](const py::object& rles, const py::object& h, const py::object& w) {
+        const Sides checked(h, w, "frUncompressedRLE");
+        return from_uncompressed_list(rles);
+      },
+      py::arg("rles"), py::arg("h"), py::arg("w"));
+}
+
+}  // namespace visdeploy::bind

@@ -1,0 +1,251 @@
+#include "ops/rle_sets.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/isa.h"
+#include "core/parallel.h"
+
+// Note [Bit planes]
+//
+// Two masks meet in as many pixels as walking along both their runs finds, at some nanoseconds a run. Where one of
+// many masks is compared with many, each is painted once as bits instead: words of 64 rows, one beside the other for
+// the columns of its box, one such band below the other. What two masks share is then counted over the columns and
+// bands that their boxes share. Masks whose runs are few for the size of their box stay runs.
+namespace visdeploy {
+
+void Runs::add(const Rle& rle) {
+  VD_CHECK(rle.pixels() <= kMaxPixels, "[rle] size: at most ", kMaxPixels, " pixels, got [", rle.height, ", ",
+           rle.width, "]");
+  masks_.push_back({rle.height, rle.width, ends_.size(), rle.counts.size()});
+  std::int64_t end = 0;
+  for (const std::int64_t count : rle.counts) ends_.push_back(static_cast<std::uint32_t>(end += count));
+}
+
+bool Runs::add(std::string_view counts, std::int64_t height, std::int64_t width) {
+  constexpr std::int64_t kMaxSide = (std::int64_t{1} << 31) - 1;
+  constexpr std::uint64_t kOnes = 0x0101010101010101;
+  constexpr std::size_t kWord = sizeof(std::uint64_t);
+  if (height < 0 || width < 0 || height > kMaxSide || width > kMaxSide || height * width > kMaxPixels) return false;
+  const auto pixels = static_cast<std::uint64_t>(height * width);
+  const std::size_t first = ends_.size(), length = counts.size();
+  ends_.resize(first + length);
+  std::uint32_t* const ends = ends_.data() + first;
+  std::uint64_t wrong = 0;
+  std::size_t begin = 0, n = 0;
+  std::int64_t position = 0, before = 0, two_before = 0;
+  for (std::size_t i = 0; i < length; i += kWord) {
+    std::uint64_t text = '0' * kOnes;
+    std::memcpy(&text, counts.data() + i, std::min(kWord, length - i));
+    // '0' to 'o', moved to 0x80 to 0xbf; nothing else gets there without a carry or a top bit.
+    const std::uint64_t moved = (text & 0x7f * kOnes) + 0x50 * kOnes;
+    wrong |= (text & 0x80 * kOnes) | ((moved & 0xc0 * kOnes) ^ 0x80 * kOnes);
+    // One bit for each of the eight characters that ends a number.
+    std::uint64_t last = (((~moved & 0x20 * kOnes) >> 5) * 0x0102040810204080) >> 56;
+    if (length - i < kWord) last &= (std::uint64_t{1} << (length - i)) - 1;
+    for (; last; last &= last - 1) {
+      const std::size_t end = i + static_cast<std::size_t>(__builtin_ctzll(last)) + 1, groups = end - begin;
+      std::uint64_t bits = 0;
+      if (groups > kWord) {
+        ends_.resize(first);
+        return false;
+      }
+      if (begin + kWord <= length) {
+        std::memcpy(&bits, counts.data() + begin, kWord);
+      } else {
+        std::memcpy(&bits, counts.data() + begin, groups);
+      }
+      begin = end;
+      // Five bits of each character, to 4 x 10, to 2 x 20, to 40; the sign is the top bit of the last.
+      bits = (bits ^ 0x10 * kOnes) & 0x1f * kOnes;
+      bits = (bits & 0x001f001f001f001f) | (bits & 0x1f001f001f001f00) >> 3;
+      bits = (bits & 0x000003ff000003ff) | (bits & 0x03ff000003ff0000) >> 6;
+      bits = (bits & 0xfffff) | (bits & 0x000fffff00000000) >> 12;
+      const int unused = 64 - 5 * static_cast<int>(groups);
+      const std::int64_t count = (static_cast<std::int64_t>(bits << unused) >> unused) + two_before;
+      wrong |= static_cast<std::uint64_t>(count) > pixels;
+      two_before = before;
+      before = n > 0 ? count : 0;
+      position += count;
+      ends[n++] = static_cast<std::uint32_t>(position);
+    }
+  }
+  const bool good = !wrong && begin == length && static_cast<std::uint64_t>(position) <= pixels;
+  ends_.resize(first + (good ? n : 0));
+  if (good) masks_.push_back({height, width, first, n});
+  return good;
+}
+
+namespace {
+
+std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n) {
+  if (isa() == Isa::kAvx512) return avx512::common_bits(a, b, n);
+  if (isa() == Isa::kAvx2) return avx2::common_bits(a, b, n);
+  return cpu::common_bits(a, b, n);
+}
+
+// Calls body(x, first row, last row) for each stretch of foreground inside one column, in order.
+template <class Body>
+void for_stretches(const Runs::View& mask, Body body) {
+  std::int64_t x = 0, column = 0;
+  for (std::size_t i = 1; i < mask.n; i += 2) {
+    std::int64_t begin = mask.ends[i - 1];
+    const std::int64_t end = mask.ends[i];
+    while (begin < end) {
+      if (begin - column >= mask.height) {
+        // Mostly the next column, which needs no division.
+        const std::int64_t ahead = begin - column < 2 * mask.height ? 1 : (begin - column) / mask.height;
+        x += ahead;
+        column += ahead * mask.height;
+      }
+      const std::int64_t stop = std::min(end, column + mask.height);
+      body(x, begin - column, stop - 1 - column);
+      begin = stop;
+    }
+  }
+}
+
+struct Item {
+  Runs::View runs;
+  std::int64_t left, top, right, bottom;  // the box, last column and row included
+  std::int64_t area;
+  const std::uint64_t* plane;  // null where the mask stays runs
+};
+
+std::int64_t columns(const Item& item) { return item.right - item.left + 1; }
+std::int64_t bands(const Item& item) { return item.bottom / 64 - item.top / 64 + 1; }
+
+Item measure(const Runs::View& runs) {
+  Item item{runs, runs.width, runs.height, -1, -1, 0, nullptr};
+  for_stretches(runs, [&](std::int64_t x, std::int64_t first, std::int64_t last) {
+    item.left = std::min(item.left, x);
+    item.right = x;
+    item.top = std::min(item.top, first);
+    item.bottom = std::max(item.bottom, last);
+    item.area += last - first + 1;
+  });
+  return item;
+}
+
+void paint(const Item& item, std::uint64_t* plane) {
+  const std::int64_t stride = columns(item), top = item.top / 64;
+  for_stretches(item.runs, [&](std::int64_t x, std::int64_t first, std::int64_t last) {
+    std::uint64_t* word = plane + (first / 64 - top) * stride + (x - item.left);
+    std::uint64_t bits = ~std::uint64_t{0} << (first % 64);
+    for (std::int64_t band = first / 64; band < last / 64; ++band, word += stride, bits = ~std::uint64_t{0}) {
+      *word |= bits;
+    }
+    *word |= bits & (~std::uint64_t{0} >> (63 - last % 64));
+  });
+}
+
+class Items {
+ public:
+  Items(const Runs& masks, bool as_planes) {
+    // By measurement: how many words are counted in the time of one run.
+    const std::size_t words_per_run = isa() == Isa::kScalar ? 2 : 8;
+    items_.reserve(masks.size());
+    std::size_t words = 0;
+    std::vector<std::size_t> places;
+    for (std::size_t i = 0; i < masks.size(); ++i) {
+      const Item& item = items_.emplace_back(measure(masks[i]));
+      const auto needed = item.area > 0 ? static_cast<std::size_t>(columns(item) * bands(item)) : 0;
+      const bool dense = as_planes && needed > 0 && needed <= words_per_run * item.runs.n;
+      places.push_back(dense ? words : kNone);
+      if (dense) words += needed;
+    }
+    planes_.resize(words);
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+      if (places[i] == kNone) continue;
+      paint(items_[i], planes_.data() + places[i]);
+      items_[i].plane = planes_.data() + places[i];
+    }
+  }
+
+  const Item& operator[](std::size_t i) const { return items_[i]; }
+
+ private:
+  static constexpr std::size_t kNone = ~std::size_t{0};
+  std::vector<Item> items_;
+  std::vector<std::uint64_t> planes_;
+};
+
+std::int64_t common_in_planes(const Item& a, const Item& b) {
+  const std::int64_t left = std::max(a.left, b.left), n = std::min(a.right, b.right) - left + 1;
+  const std::int64_t first = std::max(a.top, b.top) / 64, last = std::min(a.bottom, b.bottom) / 64;
+  std::int64_t sum = 0;
+  for (std::int64_t band = first; band <= last; ++band) {
+    sum += common_bits(a.plane + (band - a.top / 64) * columns(a) + (left - a.left),
+                       b.plane + (band - b.top / 64) * columns(b) + (left - b.left), n);
+  }
+  return sum;
+}
+
+// The first run of foreground that ends behind `position`, as the index of its end.
+std::size_t first_behind(const Runs::View& runs, std::int64_t position) {
+  std::size_t low = 0, high = runs.n / 2;
+  while (low < high) {
+    const std::size_t middle = (low + high) / 2;
+    if (runs.ends[2 * middle + 1] > position) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return 2 * low + 1;
+}
+
+std::int64_t common_in_runs(const Item& a, const Item& b) {
+  const std::int64_t from = std::max(a.left, b.left) * a.runs.height;
+  std::size_t i = first_behind(a.runs, from), j = first_behind(b.runs, from);
+  std::int64_t sum = 0;
+  while (i < a.runs.n && j < b.runs.n) {
+    const std::int64_t a_end = a.runs.ends[i], b_end = b.runs.ends[j];
+    const std::int64_t begin = std::max(a.runs.ends[i - 1], b.runs.ends[j - 1]);
+    sum += std::max<std::int64_t>(0, std::min(a_end, b_end) - begin);
+    i += 2 * static_cast<std::size_t>(a_end <= b_end);
+    j += 2 * static_cast<std::size_t>(b_end <= a_end);
+  }
+  return sum;
+}
+
+double iou(const Item& dt, const Item& gt, bool crowd) {
+  const bool boxes_meet = dt.left <= gt.right && gt.left <= dt.right && dt.top <= gt.bottom && gt.top <= dt.bottom;
+  if (!boxes_meet) return 0;
+  if (dt.runs.height != gt.runs.height || dt.runs.width != gt.runs.width) return -1;
+  const std::int64_t common = dt.plane && gt.plane ? common_in_planes(dt, gt) : common_in_runs(dt, gt);
+  if (common == 0) return 0;
+  return static_cast<double>(common) / static_cast<double>(crowd ? dt.area : dt.area + gt.area - common);
+}
+
+}  // namespace
+
+void iou(const Runs& dt, const Runs& gt, const std::uint8_t* crowd, double* out, int num_threads) {
+  const std::size_t m = dt.size(), n = gt.size();
+  const bool as_planes = std::min(m, n) >= 4;
+  const Items dts(dt, as_planes), gts(gt, as_planes);
+  const double work = 50.0 * static_cast<double>(m) * static_cast<double>(n);
+  parallel_for(static_cast<std::int64_t>(n), choose_threads(num_threads, work), [&](std::int64_t g) {
+    const auto i = static_cast<std::size_t>(g);
+    for (std::size_t d = 0; d < m; ++d) out[i * m + d] = iou(dts[d], gts[i], crowd[i]);
+  });
+}
+
+void iou(const double* dt, std::int64_t m, const double* gt, std::int64_t n, const std::uint8_t* crowd, double* out,
+         int num_threads) {
+  const double work = 3.0 * static_cast<double>(m) * static_cast<double>(n);
+  parallel_for(n, choose_threads(num_threads, work),
+               [&](std::int64_t g) { cpu::box_iou_row(dt, m, gt + 4 * g, crowd[g], out + g * m); });
+}
+
+Rle merge(const Runs& masks, bool intersect) {
+  if (masks.size() == 0) return {};
+  const Runs::View first = masks[0];
+  for (std::size_t i = 1; i < masks.size(); ++i) {
+    if (masks[i].height != first.height || masks[i].width != first.width) return {};
+  }
+  return cpu::merge(masks, intersect);
+}
+
+}  // namespace visdeploy
