@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <string_view>
 #include <utility>
 
 #include "bind/bind.h"
@@ -31,37 +32,48 @@ struct Sides {
   }
 };
 
-// The dict's own items, borrowed; null where they are not what masks usually have.
-bool add_usual(Runs& runs, const py::handle& object) {
-  static PyObject* const kSize = PyUnicode_InternFromString("size");
-  static PyObject* const kCounts = PyUnicode_InternFromString("counts");
-  if (!PyDict_CheckExact(object.ptr())) return false;
-  PyObject* const size = PyDict_GetItemWithError(object.ptr(), kSize);
-  PyObject* const counts = PyDict_GetItemWithError(object.ptr(), kCounts);
-  if (!size || !counts || !PyList_CheckExact(size) || PyList_GET_SIZE(size) != 2) return false;
-  std::int64_t sides[2];
-  for (Py_ssize_t i = 0; i < 2; ++i) {
-    PyObject* const number = PyList_GET_ITEM(size, i);
+// The string and the size of an RLE in the dress that they mostly wear; without text where they wear another.
+struct Text {
+  py::object owner;
+  std::string_view text;
+  std::int64_t height = 0, width = 0;
+
+  explicit Text(const py::handle& object) {
+    static PyObject* const kSize = PyUnicode_InternFromString("size");
+    static PyObject* const kCounts = PyUnicode_InternFromString("counts");
+    if (!PyDict_CheckExact(object.ptr())) return;
+    PyObject* const size = PyDict_GetItemWithError(object.ptr(), kSize);
+    PyObject* const counts = PyDict_GetItemWithError(object.ptr(), kCounts);
+    if (!size || !counts || !PyList_CheckExact(size) || PyList_GET_SIZE(size) != 2) return;
+    if (!read_side(PyList_GET_ITEM(size, 0), height) || !read_side(PyList_GET_ITEM(size, 1), width)) return;
+    if (PyBytes_CheckExact(counts)) {
+      text = {PyBytes_AS_STRING(counts), static_cast<std::size_t>(PyBytes_GET_SIZE(counts))};
+    } else if (PyUnicode_CheckExact(counts) && PyUnicode_IS_COMPACT_ASCII(counts)) {
+      text = {static_cast<const char*>(PyUnicode_DATA(counts)), static_cast<std::size_t>(PyUnicode_GET_LENGTH(counts))};
+    }
+    owner = py::reinterpret_borrow<py::object>(counts);
+  }
+
+ private:
+  static bool read_side(PyObject* number, std::int64_t& side) {
     int overflow = 0;
     if (!PyLong_CheckExact(number)) return false;
-    sides[i] = PyLong_AsLongLongAndOverflow(number, &overflow);
-    if (overflow) return false;
+    side = PyLong_AsLongLongAndOverflow(number, &overflow);
+    return overflow == 0;
   }
-  Py_ssize_t length = 0;
-  const char* text = nullptr;
-  if (PyBytes_CheckExact(counts)) {
-    text = PyBytes_AS_STRING(counts);
-    length = PyBytes_GET_SIZE(counts);
-  } else if (PyUnicode_CheckExact(counts) && PyUnicode_IS_ASCII(counts)) {
-    text = PyUnicode_AsUTF8AndSize(counts, &length);
-  }
-  return text && runs.add({text, static_cast<std::size_t>(length)}, sides[0], sides[1]);
-}
+};
 
-Runs runs_of(const py::handle& objects) {
+Runs runs_of(const py::sequence& objects) {
+  std::vector<Text> texts;
+  texts.reserve(objects.size());
+  std::size_t characters = 0;
+  for (const py::handle& object : objects) characters += texts.emplace_back(object).text.size();
   Runs runs;
-  for (const py::handle& object : objects) {
-    if (!add_usual(runs, object)) runs.add(from_python(object));
+  runs.reserve(texts.size(), characters);
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    const Text& text = texts[i];
+    const bool added = text.text.data() && runs.add(text.text, text.height, text.width);
+    if (!added) runs.add(from_python(py::object(objects[i])));
   }
   return runs;
 }

@@ -1,7 +1,6 @@
 #include "ops/rle_sets.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/error.h"
 #include "core/isa.h"
@@ -15,6 +14,11 @@
 // bands that their boxes share. Masks whose runs are few for the size of their box stay runs.
 namespace visdeploy {
 
+void Runs::reserve(std::size_t masks, std::size_t ends) {
+  masks_.reserve(masks);
+  ends_.reserve(ends);
+}
+
 void Runs::add(const Rle& rle) {
   VD_CHECK(rle.pixels() <= kMaxPixels, "[rle] size: at most ", kMaxPixels, " pixels, got [", rle.height, ", ",
            rle.width, "]");
@@ -23,67 +27,35 @@ void Runs::add(const Rle& rle) {
   for (const std::int64_t count : rle.counts) ends_.push_back(static_cast<std::uint32_t>(end += count));
 }
 
-bool Runs::add(std::string_view counts, std::int64_t height, std::int64_t width) {
-  constexpr std::int64_t kMaxSide = (std::int64_t{1} << 31) - 1;
-  constexpr std::uint64_t kOnes = 0x0101010101010101;
-  constexpr std::size_t kWord = sizeof(std::uint64_t);
-  if (height < 0 || width < 0 || height > kMaxSide || width > kMaxSide || height * width > kMaxPixels) return false;
-  const auto pixels = static_cast<std::uint64_t>(height * width);
-  const std::size_t first = ends_.size(), length = counts.size();
-  ends_.resize(first + length);
-  std::uint32_t* const ends = ends_.data() + first;
-  std::uint64_t wrong = 0;
-  std::size_t begin = 0, n = 0;
-  std::int64_t position = 0, before = 0, two_before = 0;
-  for (std::size_t i = 0; i < length; i += kWord) {
-    std::uint64_t text = '0' * kOnes;
-    std::memcpy(&text, counts.data() + i, std::min(kWord, length - i));
-    // '0' to 'o', moved to 0x80 to 0xbf; nothing else gets there without a carry or a top bit.
-    const std::uint64_t moved = (text & 0x7f * kOnes) + 0x50 * kOnes;
-    wrong |= (text & 0x80 * kOnes) | ((moved & 0xc0 * kOnes) ^ 0x80 * kOnes);
-    // One bit for each of the eight characters that ends a number.
-    std::uint64_t last = (((~moved & 0x20 * kOnes) >> 5) * 0x0102040810204080) >> 56;
-    if (length - i < kWord) last &= (std::uint64_t{1} << (length - i)) - 1;
-    for (; last; last &= last - 1) {
-      const std::size_t end = i + static_cast<std::size_t>(__builtin_ctzll(last)) + 1, groups = end - begin;
-      std::uint64_t bits = 0;
-      if (groups > kWord) {
-        ends_.resize(first);
-        return false;
-      }
-      if (begin + kWord <= length) {
-        std::memcpy(&bits, counts.data() + begin, kWord);
-      } else {
-        std::memcpy(&bits, counts.data() + begin, groups);
-      }
-      begin = end;
-      // Five bits of each character, to 4 x 10, to 2 x 20, to 40; the sign is the top bit of the last.
-      bits = (bits ^ 0x10 * kOnes) & 0x1f * kOnes;
-      bits = (bits & 0x001f001f001f001f) | (bits & 0x1f001f001f001f00) >> 3;
-      bits = (bits & 0x000003ff000003ff) | (bits & 0x03ff000003ff0000) >> 6;
-      bits = (bits & 0xfffff) | (bits & 0x000fffff00000000) >> 12;
-      const int unused = 64 - 5 * static_cast<int>(groups);
-      const std::int64_t count = (static_cast<std::int64_t>(bits << unused) >> unused) + two_before;
-      wrong |= static_cast<std::uint64_t>(count) > pixels;
-      two_before = before;
-      before = n > 0 ? count : 0;
-      position += count;
-      ends[n++] = static_cast<std::uint32_t>(position);
-    }
-  }
-  const bool good = !wrong && begin == length && static_cast<std::uint64_t>(position) <= pixels;
-  ends_.resize(first + (good ? n : 0));
-  if (good) masks_.push_back({height, width, first, n});
-  return good;
-}
-
 namespace {
+
+std::int64_t read_ends(const char* text, std::size_t length, std::int64_t pixels, std::uint32_t* ends) {
+  if (isa() == Isa::kAvx512) return avx512::read_ends(text, length, pixels, ends);
+  return cpu::read_ends(text, length, pixels, ends);
+}
 
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n) {
   if (isa() == Isa::kAvx512) return avx512::common_bits(a, b, n);
   if (isa() == Isa::kAvx2) return avx2::common_bits(a, b, n);
   return cpu::common_bits(a, b, n);
 }
+
+}  // namespace
+
+bool Runs::add(std::string_view counts, std::int64_t height, std::int64_t width) {
+  constexpr std::int64_t kMaxSide = (std::int64_t{1} << 31) - 1;
+  if (height < 0 || width < 0 || height > kMaxSide || width > kMaxSide || height * width > kMaxPixels) return false;
+  const std::size_t first = ends_.size();
+  ends_.resize(first + counts.size());
+  text_.assign(counts).append(kReadBehind, '0');
+  const std::int64_t n = read_ends(text_.data(), counts.size(), height * width, ends_.data() + first);
+  const std::size_t kept = n < 0 ? 0 : static_cast<std::size_t>(n);
+  ends_.resize(first + kept);
+  if (n >= 0) masks_.push_back({height, width, first, kept});
+  return n >= 0;
+}
+
+namespace {
 
 // Calls body(x, first row, last row) for each stretch of foreground inside one column, in order.
 template <class Body>

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -22,6 +23,7 @@ class Runs {
     std::uint32_t last_end() const { return n ? ends[n - 1] : 0; }
   };
 
+  void reserve(std::size_t masks, std::size_t ends);
   void add(const Rle& rle);
 
   // Reads COCO's string. False, and nothing added, where anything about it is not as usual: parse() then says what.
@@ -41,6 +43,7 @@ class Runs {
   };
   std::vector<Mask> masks_;
   std::vector<std::uint32_t> ends_;
+  std::string text_;  // the string being read, kept for its memory
 };
 
 // Intersection over union of every dt with every gt, into out[g * dt.size() + d]. Of a crowd, where crowd[g] is not
@@ -56,17 +59,26 @@ void iou(const double* dt, std::int64_t m, const double* gt, std::int64_t n, con
 Rle merge(const Runs& masks, bool intersect);
 
 // Implementations. Only rle_sets.cpp calls them.
+//
+// common_bits: how many bits are set in both a and b, n words each.
+// read_ends: takes COCO's string apart, and gives how many runs end at `ends`, or -1 where anything is wrong. May read
+// kReadBehind characters more than there are.
+constexpr std::size_t kReadBehind = 72;
+
 namespace cpu {
-// Bits that are set in both a and b, n words each.
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
+std::int64_t read_ends(const char* text, std::size_t length, std::int64_t pixels, std::uint32_t* ends);
 void box_iou_row(const double* dt, std::int64_t m, const double* gt, bool crowd, double* out);
 Rle merge(const Runs& masks, bool intersect);
 }  // namespace cpu
+
 namespace avx2 {
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
 }
+
 namespace avx512 {
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
-}
+std::int64_t read_ends(const char* text, std::size_t length, std::int64_t pixels, std::uint32_t* ends);
+}  // namespace avx512
 
 }  // namespace visdeploy

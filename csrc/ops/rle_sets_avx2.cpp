@@ -6,7 +6,13 @@
 VD_TARGET_BEGIN(VD_AVX2)
 
 namespace visdeploy::avx2 {
-#include "ops/common_bits.h"
+
+std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n) {
+  std::int64_t sum = 0;
+  for (std::int64_t i = 0; i < n; ++i) sum += __builtin_popcountll(a[i] & b[i]);
+  return sum;
+}
+
 }  // namespace visdeploy::avx2
 
 VD_TARGET_END
