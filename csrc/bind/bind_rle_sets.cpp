@@ -1,7 +1,5 @@
 #include <pybind11/stl.h>
 
-#include <cmath>
-#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -93,13 +91,16 @@ std::size_t read_numbers(const py::handle& object, const char* op, const char* a
   const std::size_t first = numbers.size();
   if (PyList_CheckExact(object.ptr())) {
     const auto n = static_cast<std::size_t>(PyList_GET_SIZE(object.ptr()));
+    // What is no plain number NumPy reads, or complains about.
     for (std::size_t i = 0; i < n; ++i) {
       PyObject* const item = PyList_GET_ITEM(object.ptr(), static_cast<Py_ssize_t>(i));
-      const double value = PyFloat_CheckExact(item)  ? PyFloat_AS_DOUBLE(item)
-                           : PyLong_CheckExact(item) ? PyLong_AsDouble(item)
-                                                     : std::numeric_limits<double>::quiet_NaN();
-      // What is no plain number, and the few that are but lead here, NumPy reads, or complains about.
-      if (std::isnan(value)) {
+      if (PyFloat_CheckExact(item)) {
+        numbers.push_back(PyFloat_AS_DOUBLE(item));
+        continue;
+      }
+      if (!PyLong_CheckExact(item)) break;
+      const double value = PyLong_AsDouble(item);
+      if (PyErr_Occurred()) {
         PyErr_Clear();
         break;
       }

@@ -13,6 +13,7 @@ from visdeploy.reference.rle import (
     toBbox,
     upsample,
 )
+from visdeploy.reference.rle_sets import frBbox, frPoly, frPyObjects, frUncompressedRLE, iou, merge
 
 __all__ = [
     "area",
@@ -21,6 +22,12 @@ __all__ = [
     "decode",
     "encode",
     "encode_logits",
+    "frBbox",
+    "frPoly",
+    "frPyObjects",
+    "frUncompressedRLE",
+    "iou",
+    "merge",
     "null",
     "semantic_map",
     "toBbox",
