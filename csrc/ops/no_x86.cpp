@@ -17,6 +17,7 @@ namespace avx512 {
 std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_t) {
   throw std::logic_error("no AVX-512");
 }
+void box_iou_row(const Boxes&, const double*, bool, double*) { throw std::logic_error("no AVX-512"); }
 std::int64_t read_ends(const char*, std::size_t, std::int64_t, std::uint32_t*) { throw std::logic_error("no AVX-512"); }
 }  // namespace avx512
 

@@ -57,6 +57,12 @@ bool Runs::add(std::string_view counts, std::int64_t height, std::int64_t width)
 
 namespace {
 
+void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out) {
+  if (isa() == Isa::kAvx512) return avx512::box_iou_row(dt, gt, crowd, out);
+  if (isa() == Isa::kAvx2) return avx2::box_iou_row(dt, gt, crowd, out);
+  return cpu::box_iou_row(dt, gt, crowd, out);
+}
+
 // Calls body(x, first row, last row) for each stretch of foreground inside one column, in order.
 template <class Body>
 void for_stretches(const Runs::View& mask, Body body) {
@@ -204,11 +210,23 @@ void iou(const Runs& dt, const Runs& gt, const std::uint8_t* crowd, double* out,
   });
 }
 
+Boxes::Boxes(const double* xywh, std::size_t count) : n(count), stride_((count + 7) / 8 * 8), values_(5 * stride_) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const double* box = xywh + 4 * i;
+    values_[i] = box[0];
+    values_[stride_ + i] = box[1];
+    values_[2 * stride_ + i] = box[2] + box[0];
+    values_[3 * stride_ + i] = box[3] + box[1];
+    values_[4 * stride_ + i] = box[2] * box[3];
+  }
+}
+
 void iou(const double* dt, std::int64_t m, const double* gt, std::int64_t n, const std::uint8_t* crowd, double* out,
          int num_threads) {
-  const double work = 3.0 * static_cast<double>(m) * static_cast<double>(n);
+  const Boxes boxes(dt, static_cast<std::size_t>(m));
+  const double work = static_cast<double>(m) * static_cast<double>(n);
   parallel_for(n, choose_threads(num_threads, work),
-               [&](std::int64_t g) { cpu::box_iou_row(dt, m, gt + 4 * g, crowd[g], out + g * m); });
+               [&](std::int64_t g) { box_iou_row(boxes, gt + 4 * g, crowd[g], out + g * m); });
 }
 
 Rle merge(const Runs& masks, bool intersect) {

@@ -46,6 +46,23 @@ class Runs {
   std::string text_;  // the string being read, kept for its memory
 };
 
+// Boxes, each of their properties side by side, with room behind for whole registers.
+class Boxes {
+ public:
+  Boxes(const double* xywh, std::size_t count);
+
+  const std::size_t n;
+  const double* left() const { return values_.data(); }
+  const double* top() const { return left() + stride_; }
+  const double* right() const { return left() + 2 * stride_; }
+  const double* bottom() const { return left() + 3 * stride_; }
+  const double* area() const { return left() + 4 * stride_; }
+
+ private:
+  std::size_t stride_;
+  std::vector<double> values_;
+};
+
 // Intersection over union of every dt with every gt, into out[g * dt.size() + d]. Of a crowd, where crowd[g] is not
 // zero, the union is the area of dt alone. -1 where sizes differ and the boxes of the masks overlap, as in pycocotools.
 void iou(const Runs& dt, const Runs& gt, const std::uint8_t* crowd, double* out, int num_threads);
@@ -61,23 +78,26 @@ Rle merge(const Runs& masks, bool intersect);
 // Implementations. Only rle_sets.cpp calls them.
 //
 // common_bits: how many bits are set in both a and b, n words each.
+// box_iou_row: iou of all dt with one gt.
 // read_ends: takes COCO's string apart, and gives how many runs end at `ends`, or -1 where anything is wrong. May read
 // kReadBehind characters more than there are.
 constexpr std::size_t kReadBehind = 72;
 
 namespace cpu {
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
+void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out);
 std::int64_t read_ends(const char* text, std::size_t length, std::int64_t pixels, std::uint32_t* ends);
-void box_iou_row(const double* dt, std::int64_t m, const double* gt, bool crowd, double* out);
 Rle merge(const Runs& masks, bool intersect);
 }  // namespace cpu
 
 namespace avx2 {
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
-}
+void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out);
+}  // namespace avx2
 
 namespace avx512 {
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
+void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out);
 std::int64_t read_ends(const char* text, std::size_t length, std::int64_t pixels, std::uint32_t* ends);
 }  // namespace avx512
 

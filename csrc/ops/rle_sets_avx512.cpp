@@ -19,11 +19,14 @@ std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::in
 
 namespace {
 
+using Wide = double __attribute__((vector_size(64)));
+
 // Not in AVX2, among whose processors are some that take this instruction apart.
 std::uint64_t low_bits(std::uint64_t bytes) { return _pext_u64(bytes, 0x1f1f1f1f1f1f1f1f); }
 
 }  // namespace
 
+#include "ops/box_iou_row.h"
 #include "ops/read_ends.h"
 
 }  // namespace visdeploy::avx512

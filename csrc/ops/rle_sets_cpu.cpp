@@ -7,6 +7,8 @@ namespace visdeploy::cpu {
 
 namespace {
 
+using Wide = double __attribute__((vector_size(16)));
+
 // Without an instruction for it: sums of two, four and eight bits side by side, which compilers vectorise.
 std::int64_t count_bits(std::uint64_t bits) {
   bits -= (bits >> 1) & 0x5555555555555555;
@@ -32,29 +34,8 @@ std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::in
   return sum;
 }
 
+#include "ops/box_iou_row.h"
 #include "ops/read_ends.h"
-
-namespace {
-
-// As fmin and fmax: where one is NaN the answer is the other.
-double lesser(double a, double b) { return b < a || a != a ? b : a; }
-double greater(double a, double b) { return b > a || a != a ? b : a; }
-
-}  // namespace
-
-void box_iou_row(const double* dt, std::int64_t m, const double* gt, bool crowd, double* out) {
-  const double area = gt[2] * gt[3], right = gt[2] + gt[0], bottom = gt[3] + gt[1];
-  for (std::int64_t d = 0; d < m; ++d) {
-    const double* box = dt + 4 * d;
-    const double own = box[2] * box[3];
-    const double w = lesser(box[2] + box[0], right) - greater(box[0], gt[0]);
-    const double h = lesser(box[3] + box[1], bottom) - greater(box[1], gt[1]);
-    const double common = w * h;
-    const double all = crowd ? own : own + area - common;
-    // Not "w > 0 && h > 0": NaN goes through, as in pycocotools.
-    out[d] = w <= 0 || h <= 0 ? 0 : common / all;
-  }
-}
 
 namespace {
 
@@ -141,9 +122,9 @@ Ends merge_as_bits(const Runs& masks, bool intersect) {
   std::vector<std::uint64_t> words(total / 64 + 1);
   for (std::size_t i = 0; i < masks.size(); ++i) {
     const Runs::View mask = masks[i];
-    for (std::size_t run = 1; run < mask.n; ++run) {
-      if (mask.ends[run] == mask.ends[run - 1]) return {};
-    }
+    unsigned without_pixels = 0;
+    for (std::size_t run = 1; run < mask.n; ++run) without_pixels |= mask.ends[run] == mask.ends[run - 1];
+    if (without_pixels) return {};
     if (intersect && mask.n && mask.ends[0] > 0) set_bits(words.data(), 0, mask.ends[0]);
     for (std::size_t run = intersect ? 2 : 1; run < mask.n; run += 2) {
       set_bits(words.data(), mask.ends[run - 1], mask.ends[run]);
