@@ -157,6 +157,8 @@ def test_masks_of_many_pixels() -> None:
     assert mask.iou([end] * 4, [near] * 4, [0] * 4).tolist() == [[3 / 9] * 4] * 4
     assert mask.merge([end, near]) == {"size": size, "counts": reference.counts_to_bytes([65535 * 65536 - 9, 9])}
     assert mask.merge([end, near, end], True) == coco.merge([end, near, end], True)
+    wide = {"size": [1, 2**31 - 1], "counts": reference.counts_to_bytes([1, 2**31 - 2])}
+    assert mask.iou([wide] * 5, [wide] * 5, [0] * 5).tolist() == [[1.0] * 5] * 5
     beyond = {"size": [65536, 65536], "counts": b"0"}
     for call in (lambda: mask.merge([beyond]), lambda: mask.iou([beyond], [end], [0])):
         with pytest.raises(InputError, match="at most 4294967295 pixels"):
@@ -368,7 +370,7 @@ def test_coordinates_that_have_no_place(value: float) -> None:
 
 def test_outlines_too_long_to_draw() -> None:
     zigzag = [0.0, 0.0, 2e8, 1.0] * 3
-    with pytest.raises(InputError, match="cross more than 67108864 pixel columns"):
+    with pytest.raises(InputError, match="cross more than 16777216 pixel columns"):
         mask.frPyObjects([zigzag], 1, 2**31 - 1)
 
 

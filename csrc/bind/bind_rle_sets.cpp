@@ -36,12 +36,12 @@ struct Text {
   std::string_view text;
   std::int64_t height = 0, width = 0;
 
-  explicit Text(const py::handle& object) {
+  explicit Text(PyObject* object) {
     static PyObject* const kSize = PyUnicode_InternFromString("size");
     static PyObject* const kCounts = PyUnicode_InternFromString("counts");
-    if (!PyDict_CheckExact(object.ptr())) return;
-    PyObject* const size = PyDict_GetItemWithError(object.ptr(), kSize);
-    PyObject* const counts = PyDict_GetItemWithError(object.ptr(), kCounts);
+    if (!PyDict_CheckExact(object)) return;
+    PyObject* const size = PyDict_GetItemWithError(object, kSize);
+    PyObject* const counts = PyDict_GetItemWithError(object, kCounts);
     if (!size || !counts || !PyList_CheckExact(size) || PyList_GET_SIZE(size) != 2) return;
     if (!read_side(PyList_GET_ITEM(size, 0), height) || !read_side(PyList_GET_ITEM(size, 1), width)) return;
     if (PyBytes_CheckExact(counts)) {
@@ -61,17 +61,25 @@ struct Text {
   }
 };
 
-Runs runs_of(const py::sequence& objects) {
+// Of a list or a tuple.
+Runs runs_of(const py::object& objects) {
+  const auto n = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(objects.ptr()));
   std::vector<Text> texts;
-  texts.reserve(objects.size());
+  texts.reserve(n);
   std::size_t characters = 0;
-  for (const py::handle& object : objects) characters += texts.emplace_back(object).text.size();
+  for (std::size_t i = 0; i < n; ++i) {
+    characters += texts.emplace_back(PySequence_Fast_ITEMS(objects.ptr())[i]).text.size();
+  }
   Runs runs;
-  runs.reserve(texts.size(), characters);
-  for (std::size_t i = 0; i < texts.size(); ++i) {
+  runs.reserve(n, characters);
+  for (std::size_t i = 0; i < n; ++i) {
     const Text& text = texts[i];
-    const bool added = text.text.data() && runs.add(text.text, text.height, text.width);
-    if (!added) runs.add(from_python(py::object(objects[i])));
+    if (text.text.data() && runs.add(text.text, text.height, text.width)) continue;
+    // Reading other objects may run code that changes the list.
+    const auto object =
+        py::reinterpret_steal<py::object>(PySequence_GetItem(objects.ptr(), static_cast<Py_ssize_t>(i)));
+    if (!object) throw py::error_already_set();
+    runs.add(from_python(object));
   }
   return runs;
 }

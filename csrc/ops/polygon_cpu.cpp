@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdlib>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -22,7 +23,7 @@ namespace visdeploy::cpu {
 namespace {
 
 // Outlines of real objects have thousands.
-constexpr std::int64_t kMaxCrossings = std::int64_t{1} << 26;
+constexpr std::int64_t kMaxCrossings = std::int64_t{1} << 24;
 
 // An edge on the fine grid, and the pixel columns whose middle it crosses.
 struct Edge {
@@ -35,6 +36,14 @@ std::int64_t enlarge(double coordinate) { return static_cast<std::int64_t>(5 * c
 // The row that a crossing toggles, from the lower y of its step.
 std::uint32_t row_of(std::int64_t y, std::int64_t height) {
   return y <= 2 ? 0 : static_cast<std::uint32_t>(std::min(height, (y + 2) / 5));
+}
+
+// Most columns of most outlines have two.
+void sort(std::uint32_t* begin, std::uint32_t* end) {
+  if (end - begin != 2) return std::sort(begin, end);
+  const auto [low, high] = std::minmax({begin[0], begin[1]});
+  begin[0] = low;
+  begin[1] = high;
 }
 
 // Calls toggle(column, row) for every crossing of the edge.
@@ -64,8 +73,8 @@ void cross_columns(Edge edge, std::int64_t height, Toggle toggle) {
     const auto beyond = [&](std::int64_t t) {
       return (x0 + slope * static_cast<double>(t) + .5 >= right) == (slope > 0);
     };
-    auto t = static_cast<std::int64_t>((right - .5 - x0) * inverse);
-    while (beyond(t)) --t;
+    auto t = static_cast<std::int64_t>((right - .5 - x0) * inverse) + 1;
+    while (beyond(t - 1)) --t;
     while (!beyond(t)) ++t;
     toggle(column, row_of(edge.y0 + t - 1, height));
   }
@@ -110,31 +119,27 @@ Rle from_polygon(const double* xy, std::int64_t points, std::int64_t height, std
     });
   }
 
-  Rle rle{height, width, {}};
-  std::vector<std::int64_t> toggles;
-  toggles.reserve(rows.size() + 1);
+  // Toggles in order, as the ends of runs; two of one pixel cancel.
+  std::vector<std::int64_t> ends;
+  ends.reserve(rows.size() + 1);
   std::uint32_t* at = rows.data();
   for (std::size_t i = 0; i < columns; ++i) {
     // Filling has moved the beginning of each column to its end.
     std::uint32_t* const end = rows.data() + begin[i];
-    std::sort(at, end);
+    sort(at, end);
+    const std::int64_t top = (first + static_cast<std::int64_t>(i)) * height;
     for (; at != end; ++at) {
-      const std::int64_t position = (first + static_cast<std::int64_t>(i)) * height + *at;
-      if (!toggles.empty() && toggles.back() == position) {
-        toggles.pop_back();
+      if (!ends.empty() && ends.back() == top + *at) {
+        ends.pop_back();
       } else {
-        toggles.push_back(position);
+        ends.push_back(top + *at);
       }
     }
   }
-  if (!toggles.empty() && toggles.back() == rle.pixels()) toggles.pop_back();
-  toggles.push_back(rle.pixels());
-  rle.counts.reserve(toggles.size());
-  std::int64_t before = 0;
-  for (const std::int64_t toggle : toggles) {
-    rle.counts.push_back(toggle - before);
-    before = toggle;
-  }
+  Rle rle{height, width, std::move(ends)};
+  if (!rle.counts.empty() && rle.counts.back() == rle.pixels()) rle.counts.pop_back();
+  rle.counts.push_back(rle.pixels());
+  std::adjacent_difference(rle.counts.begin(), rle.counts.end(), rle.counts.begin());
   return rle;
 }
 

@@ -63,26 +63,20 @@ void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out) {
   return cpu::box_iou_row(dt, gt, crowd, out);
 }
 
-// Calls body(x, first row, last row) for each stretch of foreground inside one column, in order.
-template <class Body>
-void for_stretches(const Runs::View& mask, Body body) {
-  std::int64_t x = 0, column = 0;
-  for (std::size_t i = 1; i < mask.n; i += 2) {
-    std::int64_t begin = mask.ends[i - 1];
-    const std::int64_t end = mask.ends[i];
-    while (begin < end) {
-      if (begin - column >= mask.height) {
-        // Mostly the next column, which needs no division.
-        const std::int64_t ahead = begin - column < 2 * mask.height ? 1 : (begin - column) / mask.height;
-        x += ahead;
-        column += ahead * mask.height;
-      }
-      const std::int64_t stop = std::min(end, column + mask.height);
-      body(x, begin - column, stop - 1 - column);
-      begin = stop;
-    }
+// The column that a position lies in, as positions go up.
+struct Column {
+  const std::int64_t height;
+  std::int64_t x = 0, begin = 0;
+
+  void move_to(std::int64_t position) {
+    const std::int64_t below = position - begin;
+    if (below < height) return;
+    // Mostly the next column, which needs no division.
+    const std::int64_t ahead = below < 2 * height ? 1 : below / height;
+    x += ahead;
+    begin += ahead * height;
   }
-}
+};
 
 struct Item {
   Runs::View runs;
@@ -96,26 +90,40 @@ std::int64_t bands(const Item& item) { return item.bottom / 64 - item.top / 64 +
 
 Item measure(const Runs::View& runs) {
   Item item{runs, runs.width, runs.height, -1, -1, 0, nullptr};
-  for_stretches(runs, [&](std::int64_t x, std::int64_t first, std::int64_t last) {
-    item.left = std::min(item.left, x);
-    item.right = x;
-    item.top = std::min(item.top, first);
-    item.bottom = std::max(item.bottom, last);
-    item.area += last - first + 1;
-  });
+  Column column{runs.height};
+  for (std::size_t i = 1; i < runs.n; i += 2) {
+    const std::int64_t begin = runs.ends[i - 1], end = runs.ends[i];
+    if (begin == end) continue;
+    column.move_to(begin);
+    const bool goes_on = end - column.begin > runs.height;
+    item.left = std::min(item.left, column.x);
+    item.top = std::min(item.top, goes_on ? 0 : begin - column.begin);
+    item.bottom = std::max(item.bottom, goes_on ? runs.height - 1 : end - 1 - column.begin);
+    column.move_to(end - 1);
+    item.right = column.x;
+    item.area += end - begin;
+  }
   return item;
 }
 
 void paint(const Item& item, std::uint64_t* plane) {
   const std::int64_t stride = columns(item), top = item.top / 64;
-  for_stretches(item.runs, [&](std::int64_t x, std::int64_t first, std::int64_t last) {
-    std::uint64_t* word = plane + (first / 64 - top) * stride + (x - item.left);
-    std::uint64_t bits = ~std::uint64_t{0} << (first % 64);
-    for (std::int64_t band = first / 64; band < last / 64; ++band, word += stride, bits = ~std::uint64_t{0}) {
-      *word |= bits;
+  Column column{item.runs.height};
+  for (std::size_t i = 1; i < item.runs.n; i += 2) {
+    const std::int64_t end = item.runs.ends[i];
+    for (std::int64_t begin = item.runs.ends[i - 1]; begin < end;) {
+      column.move_to(begin);
+      const std::int64_t stop = std::min(end, column.begin + column.height);
+      const std::int64_t first = begin - column.begin, last = stop - 1 - column.begin;
+      std::uint64_t* word = plane + (first / 64 - top) * stride + (column.x - item.left);
+      std::uint64_t bits = ~std::uint64_t{0} << (first % 64);
+      for (std::int64_t band = first / 64; band < last / 64; ++band, word += stride, bits = ~std::uint64_t{0}) {
+        *word |= bits;
+      }
+      *word |= bits & (~std::uint64_t{0} >> (63 - last % 64));
+      begin = stop;
     }
-    *word |= bits & (~std::uint64_t{0} >> (63 - last % 64));
-  });
+  }
 }
 
 class Items {
