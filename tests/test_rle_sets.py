@@ -189,6 +189,19 @@ def test_boxes_of_any_dtype_and_layout() -> None:
     assert mask.iou(np.zeros((0, 4)), boxes, [0] * 12) == mask.iou([], boxes, [0] * 12) == mask.iou(boxes, [], []) == []
 
 
+def test_boxes_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    boxes = np.random.default_rng(0).uniform(0, 50, (12, 4))
+    expected = coco.iou(boxes, boxes[:5], [0] * 5)
+    values = mask.iou(torch.from_numpy(boxes), torch.from_numpy(boxes[:5]), torch.zeros(5, dtype=torch.bool))
+    assert isinstance(values, torch.Tensor)
+    assert values.dtype == torch.float64
+    np.testing.assert_array_equal(values.numpy(), expected)
+    assert mask.iou(torch.zeros(0, 4), boxes[:5], [0] * 5) == []
+    single = mask.iou(torch.from_numpy(boxes.astype(np.float32)), boxes[:5], [0] * 5)
+    np.testing.assert_array_equal(single.numpy(), coco.iou(boxes.astype(np.float32), boxes[:5], [0] * 5))
+
+
 @pytest.mark.parametrize(
     ("dt", "gt", "error", "message"),
     [

@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -142,12 +143,13 @@ bool has_length(const py::handle& object) {
 struct Objects {
   Runs masks;
   std::vector<double> boxes;
+  std::optional<Array> array;  // where the boxes came as one
   std::size_t n = 0;
 
   Objects(const py::object& object, const char* argument) {
     if (!py::isinstance<py::list>(object)) {
-      const Array array(object, "iou", argument);
-      if (array->shape.empty() || array->shape[0] > 0) {
+      array.emplace(object, "iou", argument);
+      if ((*array)->shape.empty() || (*array)->shape[0] > 0) {
         n = read_boxes(as_doubles(object, "iou", argument), "iou", argument, boxes);
       }
       return;
@@ -193,7 +195,7 @@ py::object iou(const py::object& dt, const py::object& gt, const py::object& cro
       visdeploy::iou(dts.masks, gts.masks, crowds.data(), data, threads_wanted);
     }
   }
-  return out;
+  return dts.array ? dts.array->like(out) : out;
 }
 
 py::dict merge(const py::object& objects, bool intersect) {

@@ -149,7 +149,8 @@ def iou(dt: Any, gt: Any, pyiscrowd: Any, *, num_threads: int | None = None) -> 
         num_threads: Objects compared at a time; None decides by the work.
 
     Returns:
-        (M, N) float64 in Fortran order; an empty list where M or N is 0.
+        (M, N) float64 in Fortran order, of the same kind of array as `dt` where that is one; an empty list where M or N
+        is 0.
 
     Raises:
         TypeError: `dt` or `gt` is of no such kind, or they are of two.
