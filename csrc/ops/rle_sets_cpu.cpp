@@ -78,6 +78,7 @@ void merge_pair(const Runs::View& first, const Runs::View& second, bool intersec
 // Neighbours merge in pairs until one mask is left.
 Ends merge_in_pairs(const Runs& masks, bool intersect) {
   std::vector<Runs::View> parts;
+  parts.reserve(masks.size());
   for (std::size_t i = 0; i < masks.size(); ++i) parts.push_back(masks[i]);
   Ends now, next;
   while (parts.size() > 1) {
