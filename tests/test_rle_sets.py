@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,43 @@ def test_boxes_of_any_dtype_and_layout() -> None:
     np.testing.assert_array_equal(mask.iou(boxes[::-2], np.asfortranarray(boxes), [0] * 12), expected)
     assert_iou(boxes.tolist(), [list(map(float, b)) for b in boxes], [0] * 12)
     assert mask.iou(np.zeros((0, 4)), boxes, [0] * 12) == mask.iou([], boxes, [0] * 12) == mask.iou(boxes, [], []) == []
+
+
+def test_memory_that_is_not_aligned() -> None:
+    boxes = np.random.default_rng(0).uniform(0, 50, (12, 4))
+    packed = np.zeros(12, [("flag", "u1"), ("box", "f8", 4)])
+    packed["box"] = boxes
+    assert not packed["box"].flags.aligned
+    np.testing.assert_array_equal(mask.iou(packed["box"], packed["box"], [0] * 12), coco.iou(boxes, boxes, [0] * 12))
+    assert mask.frPyObjects(packed["box"], 60, 70) == coco.frPyObjects(boxes, 60, 70)
+    outline = np.zeros(1, [("flag", "u1"), ("xy", "f8", 6)])["xy"][0]
+    outline[:] = boxes.ravel()[:6]
+    assert not outline.flags.aligned
+    assert mask.frPyObjects([outline], 60, 70) == coco.frPyObjects([outline.copy()], 60, 70)
+
+
+def test_many_threads_at_once() -> None:
+    rles = masks_of(np.random.default_rng(2), 64, 80, 20)
+    expected, merged = coco.iou(rles, rles, [0] * 22), coco.merge(rles)
+    with ThreadPoolExecutor(4) as pool:
+        for values in pool.map(lambda _: mask.iou(rles, rles, [0] * 22, num_threads=2), range(20)):
+            np.testing.assert_array_equal(values, expected)
+        assert all(rle == merged for rle in pool.map(lambda _: mask.merge(rles), range(20)))
+
+
+def test_a_list_that_changes_while_it_is_read() -> None:
+    class Trap(list[float]):
+        def __len__(self) -> int:
+            boxes.clear()
+            return 4
+
+        def __array__(self, *arguments: Any, **options: Any) -> np.ndarray:
+            boxes.clear()
+            return np.zeros(4)
+
+    boxes: list[Any] = [Trap(), *[[0.0, 0.0, 4.0, 4.0]] * 50]
+    with pytest.raises((InputError, TypeError)):
+        mask.iou(boxes, [[0.0, 0.0, 4.0, 4.0]], [0])
 
 
 def test_boxes_of_torch() -> None:
@@ -462,6 +500,20 @@ def test_frPyObjects_takes_and_refuses_what_pycocotools_does(pyobj: Any) -> None
         mask.frPyObjects(pyobj, 9, 10)
     if isinstance(refused, TypeError):
         assert isinstance(raised.value, (TypeError, InputError))
+
+
+@pytest.mark.parametrize(
+    ("pyobj", "message"),
+    [
+        ([1.0, 2.0, 8.0, 2.0, 5.0, 7.0], "got a list of float; a single polygon goes into a list of its own"),
+        ([[1.0, 2.0, 3.0, 4.0]], r"expected an \(N, 4\) float64 array, got list; wrap them in np.array"),
+        ([[1.0, 2.0]], "polygons of at least three corners"),
+        (7, r"expected an \(N, 4\) array of boxes, a list of polygons, or uncompressed RLEs, got int"),
+    ],
+)
+def test_frPyObjects_says_what_it_takes(pyobj: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        mask.frPyObjects(pyobj, 9, 10)
 
 
 @pytest.mark.parametrize(

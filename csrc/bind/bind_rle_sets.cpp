@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <cstring>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -87,12 +88,20 @@ Runs runs_of(const py::object& objects) {
 
 // Calls NumPy's asarray(object, float64), whose complaints about values become ours; a TypeError stays one.
 py::array_t<double> as_doubles(const py::handle& object, const char* op, const char* argument) {
+  if (py::isinstance<py::array_t<double>>(object)) return py::reinterpret_borrow<py::array_t<double>>(object);
   try {
     return py::module_::import("numpy").attr("asarray")(object, "float64");
   } catch (const py::error_already_set& raised) {
     if (!raised.matches(PyExc_ValueError) && !raised.matches(PyExc_OverflowError)) throw;
     throw InputError(message("[", op, "] ", argument, ": ", std::string(py::str(raised.value()))));
   }
+}
+
+// Of memory that need not be aligned.
+double value_at(const double* place) {
+  double value;
+  std::memcpy(&value, place, sizeof(value));
+  return value;
 }
 
 // Appends the numbers of a flat sequence, read as NumPy reads them, and says how many they are.
@@ -120,7 +129,7 @@ std::size_t read_numbers(const py::handle& object, const char* op, const char* a
   }
   const py::array_t<double> array = as_doubles(object, op, argument);
   VD_CHECK(array.ndim() == 1, "[", op, "] ", argument, ": expected a flat list of numbers, got ", array.ndim(), "-D");
-  for (py::ssize_t i = 0; i < array.shape(0); ++i) numbers.push_back(array.at(i));
+  for (py::ssize_t i = 0; i < array.shape(0); ++i) numbers.push_back(value_at(array.data(i)));
   return static_cast<std::size_t>(array.shape(0));
 }
 
@@ -130,7 +139,7 @@ std::size_t read_boxes(const py::array_t<double>& boxes, const char* op, const c
   VD_CHECK(boxes.ndim() == 2 && boxes.shape(1) == 4, "[", op, "] ", argument,
            ": expected boxes of shape (N, 4), got shape ", std::string(py::str(boxes.attr("shape"))));
   for (py::ssize_t i = 0; i < boxes.shape(0); ++i) {
-    for (py::ssize_t j = 0; j < 4; ++j) numbers.push_back(boxes.at(i, j));
+    for (py::ssize_t j = 0; j < 4; ++j) numbers.push_back(value_at(boxes.data(i, j)));
   }
   return static_cast<std::size_t>(boxes.shape(0));
 }
@@ -154,13 +163,12 @@ struct Objects {
       }
       return;
     }
-    const py::list list = object;
-    n = list.size();
-    if (n > 0 && py::isinstance<py::dict>(list[0])) {
-      masks = runs_of(list);
+    n = py::len(object);
+    if (n > 0 && py::isinstance<py::dict>(PyList_GET_ITEM(object.ptr(), 0))) {
+      masks = runs_of(object);
       return;
     }
-    for (const py::handle& item : list) {
+    for (const py::handle& item : object) {
       if (!has_length(item) || py::len(item) != 4) {
         throw py::type_error(message("[iou] ", argument, ": expected RLEs, or boxes of four numbers each"));
       }
@@ -283,10 +291,16 @@ py::object from_objects(const py::object& object, const py::object& h, const py:
   }
   const py::list list = object;
   if (list.empty()) return list;
-  const std::size_t first = py::len(list[0]);
-  if (first == 4) return from_boxes(object, sides);
-  if (first > 4) return from_polygons(list, sides);
-  if (is_rle(list[0])) return from_uncompressed_list(list);
+  const py::object first = list[0];
+  const Py_ssize_t length = PyObject_Length(first.ptr());
+  if (length < 0) {
+    PyErr_Clear();
+    throw py::type_error(message("[frPyObjects] expected a list of polygons or of uncompressed RLEs, got a list of ",
+                                 Py_TYPE(first.ptr())->tp_name, "; a single polygon goes into a list of its own"));
+  }
+  if (length == 4) return from_boxes(object, sides);
+  if (length > 4) return from_polygons(list, sides);
+  if (is_rle(first)) return from_uncompressed_list(list);
   if (list.size() <= 4) {
     throw py::type_error(
         "[frPyObjects] expected polygons of at least three corners, x and y in turn, in one list each");
