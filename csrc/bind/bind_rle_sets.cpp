@@ -211,14 +211,12 @@ py::dict merge(const py::object& objects, bool intersect) {
     throw py::type_error(message("[merge] expected a list of RLEs, got ", Py_TYPE(objects.ptr())->tp_name));
   }
   const Runs runs = runs_of(objects);
-  Rle merged;
-  std::string counts;
+  Merged merged;
   {
     const py::gil_scoped_release release;
     merged = visdeploy::merge(runs, intersect);
-    counts = to_string(merged);
   }
-  return to_python(counts, merged.height, merged.width);
+  return to_python(merged.counts, merged.height, merged.width);
 }
 
 // Draws each of n shapes, of which draw(i) gives the mask, as a list of RLEs.

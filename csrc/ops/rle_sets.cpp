@@ -40,6 +40,11 @@ std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::in
   return cpu::common_bits(a, b, n);
 }
 
+std::size_t write_ends(const std::uint32_t* ends, std::size_t n, char* text) {
+  if (isa() == Isa::kAvx512) return avx512::write_ends(ends, n, text);
+  return cpu::write_ends(ends, n, text);
+}
+
 }  // namespace
 
 bool Runs::add(std::string_view counts, std::int64_t height, std::int64_t width) {
@@ -237,13 +242,20 @@ void iou(const double* dt, std::int64_t m, const double* gt, std::int64_t n, con
                [&](std::int64_t g) { box_iou_row(boxes, gt + 4 * g, crowd[g], out + g * m); });
 }
 
-Rle merge(const Runs& masks, bool intersect) {
+Merged merge(const Runs& masks, bool intersect) {
   if (masks.size() == 0) return {};
   const Runs::View first = masks[0];
   for (std::size_t i = 1; i < masks.size(); ++i) {
     if (masks[i].height != first.height || masks[i].width != first.width) return {};
   }
-  return cpu::merge(masks, intersect);
+  const auto written = [&](const std::uint32_t* ends, std::size_t n) {
+    Merged merged{first.height, first.width, std::string(kCharacters * n, '\0')};
+    merged.counts.resize(write_ends(ends, n, merged.counts.data()));
+    return merged;
+  };
+  if (masks.size() == 1) return written(first.ends, first.n);
+  const std::vector<std::uint32_t> ends = cpu::merge(masks, intersect);
+  return written(ends.data(), ends.size());
 }
 
 }  // namespace visdeploy

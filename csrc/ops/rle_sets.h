@@ -71,9 +71,14 @@ void iou(const Runs& dt, const Runs& gt, const std::uint8_t* crowd, double* out,
 void iou(const double* dt, std::int64_t m, const double* gt, std::int64_t n, const std::uint8_t* crowd, double* out,
          int num_threads);
 
+struct Merged {
+  std::int64_t height = 0, width = 0;
+  std::string counts;  // COCO's string
+};
+
 // The union of all masks, or their intersection. One mask is given back as it came; none, or masks of different
 // sizes, give size [0, 0] without counts.
-Rle merge(const Runs& masks, bool intersect);
+Merged merge(const Runs& masks, bool intersect);
 
 // Implementations. Only rle_sets.cpp calls them.
 //
@@ -81,13 +86,16 @@ Rle merge(const Runs& masks, bool intersect);
 // box_iou_row: iou of all dt with one gt.
 // read_ends: takes COCO's string apart, and gives how many runs end at `ends`, or -1 where anything is wrong. May read
 // kReadBehind characters more than there are.
-constexpr std::size_t kReadBehind = 72;
+// write_ends: the way back, and how many characters it takes; needs room for kCharacters for each end.
+constexpr std::size_t kReadBehind = 72, kCharacters = 8;
 
 namespace cpu {
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
 void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out);
 std::int64_t read_ends(const char* text, std::size_t length, std::int64_t pixels, std::uint32_t* ends);
-Rle merge(const Runs& masks, bool intersect);
+std::size_t write_ends(const std::uint32_t* ends, std::size_t n, char* text);
+// Of two masks and more, where the runs of the merged one end.
+std::vector<std::uint32_t> merge(const Runs& masks, bool intersect);
 }  // namespace cpu
 
 namespace avx2 {
@@ -99,6 +107,7 @@ namespace avx512 {
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
 void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out);
 std::int64_t read_ends(const char* text, std::size_t length, std::int64_t pixels, std::uint32_t* ends);
+std::size_t write_ends(const std::uint32_t* ends, std::size_t n, char* text);
 }  // namespace avx512
 
 }  // namespace visdeploy

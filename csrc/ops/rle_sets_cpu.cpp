@@ -26,6 +26,13 @@ std::uint64_t low_bits(std::uint64_t bytes) {
   return (bytes & 0xfffff) | (bytes & 0x000fffff00000000) >> 12;
 }
 
+// And back.
+std::uint64_t spread_bits(std::uint64_t bits) {
+  bits = (bits & 0xfffff) | (bits & 0xfffff00000) << 12;
+  bits = (bits & 0x000003ff000003ff) | (bits & 0x000ffc00000ffc00) << 6;
+  return (bits & 0x001f001f001f001f) | (bits & 0x03e003e003e003e0) << 3;
+}
+
 }  // namespace
 
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n) {
@@ -36,6 +43,7 @@ std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::in
 
 #include "ops/box_iou_row.h"
 #include "ops/read_ends.h"
+#include "ops/write_ends.h"
 
 namespace {
 
@@ -99,7 +107,7 @@ Ends merge_in_pairs(const Runs& masks, bool intersect) {
     parts.resize(merged);
     now.swap(next);
   }
-  return masks.size() == 1 ? Ends(parts[0].ends, parts[0].ends + parts[0].n) : now;
+  return now;
 }
 
 // Sets the bits from begin to end, of which there is at least one. Mostly that is one word or two, and both are written
@@ -148,23 +156,18 @@ Ends merge_as_bits(const Runs& masks, bool intersect) {
 
 // By measurement: bits take as long as the image is large, pairs as there are runs in each of log2(n) rounds.
 bool better_as_bits(const Runs& masks) {
-  return masks.size() > 2 && static_cast<std::size_t>(masks[0].pixels() / 64) <= 8 * masks.total_ends();
+  std::size_t rounds = 0;
+  while ((std::size_t{1} << rounds) < masks.size()) ++rounds;
+  return rounds > 1 && static_cast<std::size_t>(masks[0].pixels() / 64) < (rounds - 1) * masks.total_ends();
 }
 
 }  // namespace
 
-Rle merge(const Runs& masks, bool intersect) {
+Ends merge(const Runs& masks, bool intersect) {
   Ends ends;
   if (better_as_bits(masks)) ends = merge_as_bits(masks, intersect);
   if (ends.empty()) ends = merge_in_pairs(masks, intersect);
-  Rle rle{masks[0].height, masks[0].width, {}};
-  rle.counts.reserve(ends.size());
-  std::uint32_t before = 0;
-  for (const std::uint32_t end : ends) {
-    rle.counts.push_back(end - before);
-    before = end;
-  }
-  return rle;
+  return ends;
 }
 
 }  // namespace visdeploy::cpu
