@@ -5,13 +5,28 @@ EXTRAS := dev,train,openvino,onnxruntime,torchscript
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
 PY := pysdk tests bench
 
-.PHONY: demo test lint format bench wheel clean
+.PHONY: demo test sanitize lint format bench wheel clean
 
 demo: .venv/.ready
 	$(BIN)/visdeploy demo --out demo_out
 
 test: .venv/.ready
 	$(BIN)/python -m pytest
+
+# The tests of the native module once more, against one that stops at memory errors and undefined behaviour.
+NATIVE_TESTS := tests/test_arrays.py tests/test_mask.py tests/test_nms.py tests/test_null.py tests/test_semantic_map.py
+sanitize: build/sanitize/.ready
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		build/sanitize/bin/python -m pytest -p no:cacheprovider $(NATIVE_TESTS)
+
+# An environment of its own, which sees the packages of .venv but not the module that is installed there.
+build/sanitize/.ready: .venv/.ready
+	$(PYTHON) -m venv --without-pip build/sanitize
+	$(BIN)/python -c "import site; print(*site.getsitepackages())" > build/sanitize/shared.pth
+	mv build/sanitize/shared.pth build/sanitize/lib/python3*/site-packages/
+	$(BIN)/python -m pip --python build/sanitize install --quiet --force-reinstall --no-deps --no-build-isolation \
+		-Cbuild-dir=build/sanitize/native -Ccmake.define.VISDEPLOY_SANITIZE=ON .
+	@touch $@
 
 lint: .venv/.ready
 	$(BIN)/ruff check $(PY)

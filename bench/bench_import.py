@@ -10,7 +10,7 @@ def cases() -> list[Row]:
     def importing(name: str) -> None:
         subprocess.run([sys.executable, "-c", f"import {name}" if name else "pass"], check=True)
 
-    contenders = {f"import {name}": lambda name=name: importing(name) for name in ("visdeploy", "numpy", "torch")}
+    contenders = {f"import {name}": lambda name=name: importing(name) for name in ("visdeploy", "torch", "numpy")}
     contenders["python alone"] = lambda: importing("")
     return compare("import", contenders, n=7)
 

@@ -71,13 +71,51 @@ Tensor view(const dlpack::Tensor& tensor) {
   return result;
 }
 
-// The fast way in, null where the type has none. Its capsule lives as long as the type.
+// The fast way in and out, null where the type has none.
 const dlpack::ExchangeApi* exchange_api(const py::handle& type) {
+  // The last answer, since one framework is used at a time. The type is held, so that its address stays its own.
+  static PyObject* last_type = nullptr;
+  static const dlpack::ExchangeApi* last = nullptr;
+  if (type.ptr() == last_type) return last;
   const py::object capsule = py::getattr(type, "__dlpack_c_exchange_api__", py::none());
-  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
-  const auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-  return api->major == 1 && api->tensor_from_object ? api : nullptr;
+  const dlpack::ExchangeApi* api = nullptr;
+  if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) {
+    api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    if (api->major != 1 || !api->tensor_from_object) api = nullptr;
+  }
+  Py_XDECREF(last_type);
+  last_type = type.inc_ref().ptr();
+  return last = api;
 }
+
+// A tensor that keeps a NumPy array alive and lends its memory.
+struct Lent {
+  dlpack::ManagedTensor managed{};
+  py::array array;
+  std::vector<std::int64_t> shape, strides;
+
+  explicit Lent(const py::array& lender) : array(lender), shape(array.shape(), array.shape() + array.ndim()) {
+    for (py::ssize_t i = 0; i < array.ndim(); ++i) strides.push_back(array.strides(i) / array.itemsize());
+    const char kind = array.dtype().kind();
+    const auto code = kind == 'f'   ? dlpack::kFloat
+                      : kind == 'i' ? dlpack::kInt
+                      : kind == 'u' ? dlpack::kUint
+                                    : dlpack::kBool;
+    const auto bits = static_cast<std::uint8_t>(8 * array.itemsize());
+    managed = {1,
+               0,
+               this,
+               &give_back,
+               0,
+               {array.mutable_data(), dlpack::kCpu, 0, static_cast<std::int32_t>(array.ndim()), code, bits, 1,
+                shape.data(), strides.data(), 0}};
+  }
+
+  static void give_back(dlpack::ManagedTensor* self) {
+    const py::gil_scoped_acquire acquire;
+    delete static_cast<Lent*>(self->context);
+  }
+};
 
 // The producer has raised; its first line says why (torch adds a stack trace).
 [[noreturn]] void refuse_export(const char* op, const char* argument) {
@@ -121,6 +159,11 @@ Array::Array(py::object value, const char* op, const char* argument) : value_(st
 
 py::object Array::like(const py::array& result) const {
   if (kept_.is(value_) && py::isinstance<py::array>(value_)) return result;
+  if (const dlpack::ExchangeApi* api = exchange_api(py::type::handle_of(value_))) {
+    void* object = nullptr;
+    if (api->managed_to_object(&(new Lent(result))->managed, &object) != 0) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+  }
   const std::string module = py::type::handle_of(value_).attr("__module__").cast<std::string>();
   return py::module_::import(module.substr(0, module.find('.')).c_str()).attr("from_dlpack")(result);
 }

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-// The part of DLPack 1.3's binary interface that reads a tensor: the table that a type publishes as
+// The part of DLPack 1.3's binary interface that is used here: the table that a type publishes as
 // __dlpack_c_exchange_api__, which takes tens of nanoseconds where __dlpack__() takes microseconds.
 namespace visdeploy::bind::dlpack {
 
@@ -20,13 +20,21 @@ struct Tensor {
 constexpr std::int32_t kCpu = 1;
 enum Code : std::uint8_t { kInt = 0, kUint = 1, kFloat = 2, kBool = 6 };
 
+struct ManagedTensor {
+  std::uint32_t major, minor;
+  void* context;
+  void (*deleter)(ManagedTensor* self);
+  std::uint64_t flags;
+  Tensor tensor;
+};
+
 struct ExchangeApi {
   std::uint32_t major, minor;
   ExchangeApi* previous;
   void* allocate;
   int (*managed_from_object)(void* object, void** out);
-  int (*managed_to_object)(void* tensor, void** out);
-  int (*tensor_from_object)(void* object, Tensor* out);  // borrows; null where not offered
+  int (*managed_to_object)(ManagedTensor* tensor, void** out);  // takes the tensor over
+  int (*tensor_from_object)(void* object, Tensor* out);         // borrows; null where not offered
   int (*current_stream)(std::int32_t device_type, std::int32_t device_id, void** out);
 };
 

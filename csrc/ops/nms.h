@@ -1,21 +1,49 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "core/tensor.h"
 
 // Greedy non-maximum suppression. A box is dropped when its IoU with a better box that was kept, rounded to the boxes'
-// own precision, exceeds the threshold, which is a double: torchvision's rule, to the last bit.
+// own precision, exceeds the threshold, which is a double: torchvision's rule on the CPU, to the last bit.
 namespace visdeploy {
 
-constexpr std::int64_t kUnlimitedOutput = INT64_MAX;
+struct NmsOptions {
+  double iou_threshold;
+  std::optional<double> score_threshold;  // boxes whose score is not above it are left out
+  std::optional<std::int64_t> max_output;
+};
 
-// For boxes that come best first, n rows of x1, y1, x2, y2: the indices kept, ascending, at most max_output.
-// On the calling thread, for ops that bring their own candidates.
-void suppress(const float* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
+// Boxes (N, 4) and scores (N,), both float32 or both float64, to the indices kept, best score first. Equal scores keep
+// their order, NaN comes first.
+std::vector<std::int64_t> nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options);
+
+// The same for each label, (N,) int64, of its own.
+std::vector<std::int64_t> batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
+                                      const NmsOptions& options, int num_threads);
+
+// As torchvision.ops.batched_nms decides: up to 1000 boxes are shifted apart by label, which rounds their coordinates.
+std::vector<std::int64_t> shifted_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
+                                      const NmsOptions& options, int num_threads);
+
+// For ops that bring their own candidates, float or double: n rows of x1, y1, x2, y2, best first, to the indices kept,
+// ascending, at most max_output of them.
+template <class T>
+void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
               std::vector<std::int64_t>& kept);
-void suppress(const double* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
+
+// Variants; see Note [Suppression].
+namespace cpu {
+template <class T>
+void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
               std::vector<std::int64_t>& kept);
+}
+namespace avx2 {
+template <class T>
+void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
+              std::vector<std::int64_t>& kept);
+}
 
 }  // namespace visdeploy

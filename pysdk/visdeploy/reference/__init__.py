@@ -1,5 +1,6 @@
 """What the native ops must answer, in plain NumPy. Slow and readable; only tests and benches import it."""
 
+from visdeploy.reference.nms import batched_nms, box_iou, nms
 from visdeploy.reference.null import null
 from visdeploy.reference.rle import (
     area,
@@ -17,6 +18,8 @@ from visdeploy.reference.rle_sets import frBbox, frPoly, frPyObjects, frUncompre
 
 __all__ = [
     "area",
+    "batched_nms",
+    "box_iou",
     "counts_from_bytes",
     "counts_to_bytes",
     "decode",
@@ -28,6 +31,7 @@ __all__ = [
     "frUncompressedRLE",
     "iou",
     "merge",
+    "nms",
     "null",
     "semantic_map",
     "toBbox",
