@@ -33,5 +33,6 @@ int threads(const py::object& num_threads, const char* op);
 void register_nms(py::module_& module);
 void register_null(py::module_& module);
 void register_rle(py::module_& module);
+void register_rle_sets(py::module_& module);
 
 }  // namespace visdeploy::bind

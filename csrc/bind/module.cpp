@@ -22,4 +22,5 @@ PYBIND11_MODULE(_core, module) {
   visdeploy::bind::register_nms(module);
   visdeploy::bind::register_null(module);
   visdeploy::bind::register_rle(module);
+  visdeploy::bind::register_rle_sets(module);
 }

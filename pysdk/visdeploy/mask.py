@@ -4,6 +4,10 @@ An RLE is a dict of `size` [h, w] and `counts`, COCO's compressed string as byte
 are read too.
 """
 
+import sys
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -15,12 +19,28 @@ except ImportError as error:
     raise ImportError(
         "visdeploy._core is not built: run `pip install -e .` in the source tree, or install a wheel"
     ) from error
-from visdeploy.errors import InputError
+from visdeploy.errors import InputError, VisdeployError
 
 Rle = dict[str, Any]
 Array = Any  # NumPy's, or one in CPU memory that speaks DLPack, such as torch's; answers are of the same kind
 
-__all__ = ["Rle", "area", "decode", "encode", "encode_logits", "from_kaggle", "toBbox", "to_kaggle"]
+__all__ = [
+    "Rle",
+    "area",
+    "decode",
+    "encode",
+    "encode_logits",
+    "frBbox",
+    "frPoly",
+    "frPyObjects",
+    "frUncompressedRLE",
+    "from_kaggle",
+    "install_as_pycocotools",
+    "iou",
+    "merge",
+    "toBbox",
+    "to_kaggle",
+]
 
 
 def encode(mask: Array, *, axis: Literal[0, -1] = -1, num_threads: int | None = None) -> Any:
@@ -114,6 +134,158 @@ def toBbox(rle: Rle | list[Rle]) -> NDArray[np.float64]:
     """
     boxes = _core.to_bbox(_listed(rle))
     return boxes if isinstance(rle, list) else boxes[0]
+
+
+def iou(dt: Any, gt: Any, pyiscrowd: Any, *, num_threads: int | None = None) -> Any:
+    """Compare every detection with every object: masks with masks, or boxes with boxes.
+
+    The union of a detection with a crowd is the detection's own area. As in pycocotools masks of different sizes give
+    -1 where their boxes overlap, and 0 elsewhere.
+
+    Args:
+        dt: A list of M RLEs, or boxes x, y, width, height: an array (M, 4), or a list of M lists of four.
+        gt: N of the same kind.
+        pyiscrowd: N flags, true where an object of `gt` is a crowd.
+        num_threads: Objects compared at a time; None decides by the work.
+
+    Returns:
+        (M, N) float64 in Fortran order, of the same kind of array as `dt` where that is one; an empty list where M or N
+        is 0.
+
+    Raises:
+        TypeError: `dt` or `gt` is of no such kind, or they are of two.
+        InputError: Counts are malformed or exceed the size, a box has not four numbers, or `pyiscrowd` not N flags.
+
+    Example:
+        >>> iou([[0, 0, 4, 4]], [[2, 0, 4, 4]], [False])
+        array([[0.33333333]])
+    """
+    return _core.iou(dt, gt, pyiscrowd, num_threads)
+
+
+def merge(rleObjs: list[Rle], intersect: bool = False) -> Rle:
+    """Unite masks, or intersect them.
+
+    Args:
+        rleObjs: RLEs of one size. One is given back as it is.
+        intersect: Whether to keep what all have in common, not what any has.
+
+    Returns:
+        An RLE. As in pycocotools none, or RLEs of different sizes, give `size` [0, 0] and no counts.
+
+    Raises:
+        TypeError: `rleObjs` is not a list, or one of it is not an RLE.
+        InputError: Counts are malformed or exceed the size.
+    """
+    return _core.merge(rleObjs, bool(intersect))
+
+
+def frPyObjects(pyobj: Any, h: int, w: int) -> Any:
+    """Encode what annotations hold: boxes, polygons or uncompressed RLEs.
+
+    Args:
+        pyobj: An array (N, 4) of boxes for `frBbox`, a list of N polygons for `frPoly`, or a dict or a list of N dicts
+            for `frUncompressedRLE`. As in pycocotools a list of lists of four numbers is refused, being neither.
+        h: Height of the image; RLEs have their own size.
+        w: Width of the image.
+
+    Returns:
+        A list of N RLEs; for a dict one RLE.
+
+    Raises:
+        TypeError: `pyobj` is of no such kind.
+        InputError: Coordinates, counts or sizes are malformed.
+    """
+    return _core.from_objects(pyobj, h, w)
+
+
+def frPoly(poly: list[Any], h: int, w: int) -> list[Rle]:
+    """Draw polygons as pycocotools does: corners rounded to fifths of a pixel, columns cut through their middle.
+
+    Args:
+        poly: N polygons, each a flat list x, y, x, y, ... in pixels. Parts outside the image are cut off.
+        h: Height of the image.
+        w: Width of the image.
+
+    Returns:
+        N RLEs.
+
+    Raises:
+        TypeError: A polygon does not hold numbers.
+        InputError: A polygon is not flat, or a coordinate not finite or beyond 429496729 pixels.
+    """
+    return _core.from_polygons(poly, h, w)
+
+
+def frBbox(bb: NDArray[np.float64], h: int, w: int) -> list[Rle]:
+    """Draw boxes, as polygons of four corners.
+
+    Args:
+        bb: (N, 4) float64: x, y, width, height in pixels. Parts outside the image are cut off.
+        h: Height of the image.
+        w: Width of the image.
+
+    Returns:
+        N RLEs.
+
+    Raises:
+        TypeError: `bb` is not an array.
+        InputError: Its shape or dtype is wrong, or a coordinate is not finite or beyond 429496729 pixels.
+    """
+    return _core.from_boxes(bb, h, w)
+
+
+def frUncompressedRLE(ucRles: list[Rle], h: int, w: int) -> list[Rle]:
+    """Compress RLEs whose counts are lists of numbers.
+
+    Args:
+        ucRles: N dicts of `size` and `counts`.
+        h: Not used, as in pycocotools: the RLEs have their own size.
+        w: Not used.
+
+    Returns:
+        N RLEs.
+
+    Raises:
+        TypeError: One is not a dict, or its counts are no numbers.
+        InputError: Counts are malformed, exceed the size, or are compressed already.
+    """
+    return _core.from_uncompressed(ucRles, h, w)
+
+
+def install_as_pycocotools() -> None:
+    """Make `pycocotools.mask` this module, so that COCO and COCOeval run on it unchanged.
+
+    To be called before `pycocotools.coco` or `pycocotools.cocoeval` is imported, for they keep the module they find;
+    a second call does nothing. Where pycocotools is not installed, `import pycocotools.mask` works from then on, and
+    nothing else of it.
+
+    Raises:
+        VisdeployError: It is too late.
+
+    Example:
+        >>> install_as_pycocotools()
+        >>> from pycocotools import mask
+        >>> mask.iou.__module__
+        'visdeploy.mask'
+    """
+    this = sys.modules[__name__]
+    if sys.modules.get("pycocotools.mask") is this:
+        return
+    for name in ("pycocotools.coco", "pycocotools.cocoeval"):
+        if name in sys.modules:
+            raise VisdeployError(
+                f"[install_as_pycocotools] {name} is imported already and keeps the module it found: call this first"
+            )
+    try:
+        package = import_module("pycocotools")
+    except ModuleNotFoundError:
+        package = ModuleType("pycocotools", "Stands in for the package, which is not installed.")
+        package.__path__ = []
+        package.__spec__ = ModuleSpec("pycocotools", None, is_package=True)
+        sys.modules["pycocotools"] = package
+    sys.modules["pycocotools.mask"] = this
+    setattr(package, "mask", this)  # noqa: B010 - mypy knows no such attribute of a module
 
 
 def encode_logits(

@@ -14,6 +14,7 @@ from visdeploy.reference.rle import (
     toBbox,
     upsample,
 )
+from visdeploy.reference.rle_sets import frBbox, frPoly, frPyObjects, frUncompressedRLE, iou, merge
 
 __all__ = [
     "area",
@@ -24,6 +25,12 @@ __all__ = [
     "decode",
     "encode",
     "encode_logits",
+    "frBbox",
+    "frPoly",
+    "frPyObjects",
+    "frUncompressedRLE",
+    "iou",
+    "merge",
     "nms",
     "null",
     "semantic_map",
