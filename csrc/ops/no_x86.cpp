@@ -1,4 +1,5 @@
-// Stands in for the variants of other machines, so that dispatch needs no conditions of its own: isa() never leads here.
+// Stands in for the variants of other machines, so that dispatch needs no conditions of its own: isa() never leads
+// here.
 #if !defined(__x86_64__)
 
 #include <stdexcept>
