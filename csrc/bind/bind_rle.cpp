@@ -3,43 +3,13 @@
 #include <optional>
 
 #include "bind/bind.h"
+#include "bind/rle.h"
 #include "core/error.h"
 #include "ops/rle.h"
 #include "ops/semantic_map.h"
 
 namespace visdeploy::bind {
 namespace {
-
-py::array zeros(const std::vector<std::int64_t>& shape, const char* dtype) {
-  // Not py::array(shape): these pages are zero without being touched.
-  return py::module_::import("numpy").attr("zeros")(py::cast(shape), dtype);
-}
-
-std::vector<std::string> to_strings(const std::vector<Rle>& rles) {
-  std::vector<std::string> strings;
-  strings.reserve(rles.size());
-  for (const Rle& rle : rles) strings.push_back(to_string(rle));
-  return strings;
-}
-
-py::dict to_python(const std::string& counts, std::int64_t height, std::int64_t width) {
-  py::dict dict;
-  dict["size"] = std::vector{height, width};
-  dict["counts"] = py::bytes(counts);
-  return dict;
-}
-
-py::list to_python(const std::vector<Rle>& rles, const std::vector<std::string>& strings) {
-  py::list list;
-  for (std::size_t i = 0; i < rles.size(); ++i) list.append(to_python(strings[i], rles[i].height, rles[i].width));
-  return list;
-}
-
-// A 2-D array is one mask, and has one answer.
-py::object one_or_all(const py::list& items, int rank) {
-  if (rank == 2) return items[0];
-  return items;
-}
 
 std::int64_t integer(const py::handle& value, const char* what) {
   int overflow = 0;
@@ -50,7 +20,8 @@ std::int64_t integer(const py::handle& value, const char* what) {
   return result;
 }
 
-// Raises what pycocotools does where it raises: TypeError for another kind of object, KeyError for a missing key.
+}  // namespace
+
 Rle from_python(const py::handle& object) {
   if (!py::isinstance<py::dict>(object)) {
     throw py::type_error(
@@ -76,6 +47,39 @@ std::vector<Rle> from_python(const py::list& objects) {
   rles.reserve(objects.size());
   for (const py::handle& object : objects) rles.push_back(from_python(object));
   return rles;
+}
+
+std::vector<std::string> to_strings(const std::vector<Rle>& rles) {
+  std::vector<std::string> strings;
+  strings.reserve(rles.size());
+  for (const Rle& rle : rles) strings.push_back(to_string(rle));
+  return strings;
+}
+
+py::dict to_python(const std::string& counts, std::int64_t height, std::int64_t width) {
+  py::dict dict;
+  dict["size"] = std::vector{height, width};
+  dict["counts"] = py::bytes(counts);
+  return dict;
+}
+
+py::list to_python(const std::vector<Rle>& rles, const std::vector<std::string>& strings) {
+  py::list list;
+  for (std::size_t i = 0; i < rles.size(); ++i) list.append(to_python(strings[i], rles[i].height, rles[i].width));
+  return list;
+}
+
+namespace {
+
+py::array zeros(const std::vector<std::int64_t>& shape, const char* dtype) {
+  // Not py::array(shape): these pages are zero without being touched.
+  return py::module_::import("numpy").attr("zeros")(py::cast(shape), dtype);
+}
+
+// A 2-D array is one mask, and has one answer.
+py::object one_or_all(const py::list& items, int rank) {
+  if (rank == 2) return items[0];
+  return items;
 }
 
 py::object encode(const py::object& mask, int axis, const py::object& num_threads) {
