@@ -77,36 +77,37 @@ py::array zeros(const std::vector<std::int64_t>& shape, const char* dtype) {
 }
 
 // A 2-D array is one mask, and has one answer.
-py::object one_or_all(const py::list& items, int rank) {
-  if (rank == 2) return items[0];
-  return items;
+py::object one_or_all(const std::vector<std::string>& texts, std::int64_t height, std::int64_t width, int rank) {
+  if (rank == 2) return to_python(texts[0], height, width);
+  py::list list(texts.size());
+  for (std::size_t i = 0; i < texts.size(); ++i) list[i] = to_python(texts[i], height, width);
+  return list;
 }
 
 py::object encode(const py::object& mask, int axis, const py::object& num_threads) {
   const Array array(mask, "encode", "mask");
   const int n = threads(num_threads, "encode");
-  std::vector<Rle> rles;
-  std::vector<std::string> strings;
+  std::vector<std::string> texts;
   {
     const py::gil_scoped_release release;
-    rles = visdeploy::encode(*array, axis, n);
-    strings = to_strings(rles);
+    texts = visdeploy::encode(*array, axis, n);
   }
-  return one_or_all(to_python(rles, strings), array->rank());
+  const std::size_t first = array->rank() == 3 && axis == 0 ? 1 : 0;
+  return one_or_all(texts, array->shape[first], array->shape[first + 1], array->rank());
 }
 
 py::object encode_logits(const py::object& logits, std::optional<Size> size, float threshold, std::optional<Size> valid,
                          const py::object& num_threads) {
   const Array array(logits, "encode_logits", "logits");
   const int n = threads(num_threads, "encode_logits");
-  std::vector<Rle> rles;
-  std::vector<std::string> strings;
+  std::vector<std::string> texts;
   {
     const py::gil_scoped_release release;
-    rles = visdeploy::encode_logits(*array, {size, valid, threshold}, n);
-    strings = to_strings(rles);
+    texts = visdeploy::encode_logits(*array, {size, valid, threshold}, n);
   }
-  return one_or_all(to_python(rles, strings), array->rank());
+  const auto last = array->shape.rbegin();
+  const auto [height, width] = size ? *size : valid ? *valid : Size{last[1], last[0]};
+  return one_or_all(texts, height, width, array->rank());
 }
 
 py::array decode(const py::list& objects, bool rows, const py::object& num_threads) {
@@ -163,14 +164,13 @@ py::tuple semantic_map(const py::object& logits, Size size, std::optional<Size> 
   py::array_t<std::uint8_t> map({size.first, size.second});
   std::uint8_t* data = map.mutable_data();
   SemanticMap result;
-  std::vector<std::string> strings;
   {
     const py::gil_scoped_release release;
     result = visdeploy::semantic_map(*array, size, valid, data);
-    strings = to_strings(result.rles);
   }
   const py::array_t<std::int64_t> areas(static_cast<py::ssize_t>(result.areas.size()), result.areas.data());
-  return py::make_tuple(array.like(map), array.like(areas), to_python(result.rles, strings));
+  return py::make_tuple(array.like(map), array.like(areas),
+                        one_or_all(result.counts, size.first, size.second, array->rank()));
 }
 
 }  // namespace

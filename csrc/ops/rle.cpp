@@ -3,11 +3,27 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/isa.h"
 #include "core/parallel.h"
 
 namespace visdeploy {
+namespace {
 
-std::vector<Rle> encode(const Tensor& masks, int axis, int num_threads) {
+std::string encode_one(const Tensor& mask) {
+  if (isa() == Isa::kAvx512) return avx512::encode(mask);
+  if (isa() == Isa::kAvx2) return avx2::encode(mask);
+  return cpu::encode(mask);
+}
+
+void decode_one(const Rle& rle, Order order, std::uint8_t* out) {
+  if (isa() == Isa::kAvx512) return avx512::decode(rle, order, out);
+  if (isa() == Isa::kAvx2) return avx2::decode(rle, order, out);
+  cpu::decode(rle, order, out);
+}
+
+}  // namespace
+
+std::vector<std::string> encode(const Tensor& masks, int axis, int num_threads) {
   const int rank = masks.rank();
   VD_CHECK(masks.dtype == DType::kUint8 || masks.dtype == DType::kBool, "[encode] mask: expected uint8 or bool, got ",
            name(masks.dtype));
@@ -15,16 +31,16 @@ std::vector<Rle> encode(const Tensor& masks, int axis, int num_threads) {
   VD_CHECK(axis == 0 || axis == -1, "[encode] axis: expected 0 or -1, got ", axis);
   const int items_axis = axis == 0 ? 0 : rank - 1;
   const std::int64_t n = rank == 3 ? masks.shape[static_cast<std::size_t>(items_axis)] : 1;
-  std::vector<Rle> rles(static_cast<std::size_t>(n));
-  if (n == 0) return rles;
+  std::vector<std::string> texts(static_cast<std::size_t>(n));
+  if (n == 0) return texts;
   const Tensor first = rank == 3 ? masks.select(items_axis, 0) : masks;
   VD_CHECK(first.shape[0] * first.shape[1] <= kMaxPixels, "[encode] mask: at most ", kMaxPixels, " pixels, got shape ",
            masks.shape_text());
   const double work = static_cast<double>(masks.size()) / 8;
   parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
-    rles[static_cast<std::size_t>(i)] = cpu::encode(rank == 3 ? masks.select(items_axis, i) : masks);
+    texts[static_cast<std::size_t>(i)] = encode_one(rank == 3 ? masks.select(items_axis, i) : masks);
   });
-  return rles;
+  return texts;
 }
 
 void check_decode(const std::vector<Rle>& rles) {
@@ -43,7 +59,7 @@ void decode(const std::vector<Rle>& rles, Order order, std::uint8_t* out, int nu
   const double work = rles.empty() ? 0 : static_cast<double>(n * rles[0].pixels()) / 8;
   parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
     const Rle& rle = rles[static_cast<std::size_t>(i)];
-    cpu::decode(rle, order, out + i * rle.pixels());
+    decode_one(rle, order, out + i * rle.pixels());
   });
 }
 

@@ -24,11 +24,11 @@ enum class Order { kColumn, kRow };
 // Dense masks hold at most this many pixels; a larger one can only come from a hostile size.
 constexpr std::int64_t kMaxPixels = (std::int64_t{1} << 32) - 1;
 
-// Masks (H, W), (H, W, N) with axis = -1, or (N, H, W) with axis = 0; uint8 or bool, any strides.
-// A run ends where the raw byte changes, as in pycocotools.
-std::vector<Rle> encode(const Tensor& masks, int axis, int num_threads);
+// Masks (H, W), (H, W, N) with axis = -1, or (N, H, W) with axis = 0; uint8 or bool, any strides. Gives the compressed
+// counts of each. A run ends where the raw byte changes, as in pycocotools.
+std::vector<std::string> encode(const Tensor& masks, int axis, int num_threads);
 
-// Writes masks one after the other into out, which is zero-filled and has room for all of them.
+// Writes masks one after the other into out, which has room for all of them.
 // kColumn lays each out as (W, H), which is Fortran order, kRow as (H, W).
 void decode(const std::vector<Rle>& rles, Order order, std::uint8_t* out, int num_threads);
 
@@ -50,11 +50,25 @@ Rle parse(std::vector<std::int64_t> counts, std::int64_t height, std::int64_t wi
 std::string to_kaggle(const Rle& rle, Order order, std::int64_t base);
 Rle from_kaggle(const std::string& text, std::int64_t height, std::int64_t width, Order order, std::int64_t base);
 
-namespace cpu {
-Rle encode(const Tensor& mask);
-void decode(const Rle& rle, Order order, std::uint8_t* out);
 // The same mask mirrored at its diagonal, found from its runs alone.
 Rle transpose(const Rle& rle);
+
+// Implementations: what encode and decode do to one mask, and the same for floats, where what is above the threshold is
+// foreground and NaN is not.
+namespace cpu {
+std::string encode(const Tensor& mask);
+std::string encode_above(const Tensor& values, float threshold);
+void decode(const Rle& rle, Order order, std::uint8_t* out);
 }  // namespace cpu
+namespace avx2 {
+std::string encode(const Tensor& mask);
+std::string encode_above(const Tensor& values, float threshold);
+void decode(const Rle& rle, Order order, std::uint8_t* out);
+}  // namespace avx2
+namespace avx512 {
+std::string encode(const Tensor& mask);
+std::string encode_above(const Tensor& values, float threshold);
+void decode(const Rle& rle, Order order, std::uint8_t* out);
+}  // namespace avx512
 
 }  // namespace visdeploy

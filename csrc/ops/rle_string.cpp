@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "ops/count_text.h"
 #include "ops/rle.h"
 
 // The two texts that masks travel in: COCO's compressed counts and Kaggle's runs.
@@ -30,33 +31,19 @@ void check_counts(const Rle& rle) {
 
 }  // namespace
 
-// Every count is written as its difference to the count two places before, from the third on, in groups of five
-// bits with the lowest first: 0x20 says that more follow, and the top bit of the last one is the sign.
 std::string to_string(const Rle& rle) {
   std::string text;
   text.reserve(2 * rle.counts.size() + 16);
   char chunk[512];
-  std::size_t used = 0;
+  char* end = chunk;
   for (std::size_t i = 0; i < rle.counts.size(); ++i) {
-    const std::int64_t x = rle.counts[i] - (i > 2 ? rle.counts[i - 2] : 0);
-    const auto bits = static_cast<std::uint64_t>(x);
-    // One bit more than the magnitude needs, for the sign; never zero, so that it may be counted.
-    const int length = 65 - __builtin_clzll(static_cast<std::uint64_t>(x ^ (x >> 63)) | 1);
-    const int groups = (length + 4) / 5;
-    // Five bits to a byte, by halving: 40 bits, more than kMaxPixels needs, to 2 x 20, to 4 x 10, to 8 x 5.
-    std::uint64_t spread = (bits & 0xfffff) | (bits & 0xfffff00000) << 12;
-    spread = (spread & 0x000003ff000003ff) | (spread & 0x000ffc00000ffc00) << 6;
-    spread = (spread & 0x001f001f001f001f) | (spread & 0x03e003e003e003e0) << 3;
-    const std::uint64_t more = 0x2020202020202020 & ((std::uint64_t{1} << (8 * (groups - 1))) - 1);
-    spread = (spread | more) + 0x3030303030303030;
-    std::memcpy(chunk + used, &spread, sizeof(spread));
-    used += static_cast<std::size_t>(groups);
-    if (used > sizeof(chunk) - sizeof(spread)) {
-      text.append(chunk, used);
-      used = 0;
+    end = append_count(rle.counts[i] - (i > 2 ? rle.counts[i - 2] : 0), end);
+    if (end > chunk + sizeof(chunk) - 2 * sizeof(std::uint64_t)) {
+      text.append(chunk, static_cast<std::size_t>(end - chunk));
+      end = chunk;
     }
   }
-  return text.append(chunk, used);
+  return text.append(chunk, static_cast<std::size_t>(end - chunk));
 }
 
 Rle parse(const std::string& counts, std::int64_t height, std::int64_t width) {
@@ -92,7 +79,7 @@ Rle parse(std::vector<std::int64_t> counts, std::int64_t height, std::int64_t wi
 
 std::string to_kaggle(const Rle& rle, Order order, std::int64_t base) {
   VD_CHECK(rle.pixels() <= kMaxPixels, "[to_kaggle] size: at most ", kMaxPixels, " pixels, got ", rle.pixels());
-  const Rle runs = order == Order::kRow ? cpu::transpose(rle) : rle;
+  const Rle runs = order == Order::kRow ? transpose(rle) : rle;
   std::string text;
   std::int64_t position = 0, begin = 0, length = 0;
   const auto flush = [&] {
@@ -151,7 +138,7 @@ Rle from_kaggle(const std::string& text, std::int64_t height, std::int64_t width
     position = start - base + length;
   }
   if (position < rle.pixels() || rle.counts.empty()) rle.counts.push_back(rle.pixels() - position);
-  return order == Order::kRow ? cpu::transpose(rle) : rle;
+  return order == Order::kRow ? transpose(rle) : rle;
 }
 
 }  // namespace visdeploy

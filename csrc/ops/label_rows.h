@@ -1,22 +1,68 @@
-#include "ops/upsample_labels.h"
+// See Note [Code for one instruction set] in bits_cpu.h.
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
+// Note [Labels before pixels]
+// A bilinear value lies between its four corners. So where all four agree on a label (the class that is greatest, or
+// the side of a threshold), every pixel between them has it too, and only the cells that a border crosses need their
+// values computed. Borders are thin: most of the work is one look at each logit.
 
-namespace visdeploy::cpu {
 namespace {
 
+// The two source samples of each output position along one axis, and the weight of the second.
+struct Taps {
+  Taps(std::int64_t source, std::int64_t target);
+
+  std::vector<std::int64_t> low, high;
+  std::vector<float> weight;
+};
+
+// Produces, row by row from the top, the label of every output pixel.
+class LabelRows {
+ public:
+  // Logits (C, h, w). A class c wins with label first_label + c where it exceeds `floor` and all classes before it;
+  // where none does the label is 0.
+  LabelRows(const Tensor& logits, Size size, float floor, std::uint8_t first_label);
+
+  // Writes row y; `before` is row y - 1 as it was written, and unused for row 0.
+  void row(std::int64_t y, const std::uint8_t* before, std::uint8_t* out);
+
+ private:
+  struct Span {
+    std::size_t begin, end;
+  };
+  // A source row: its logits (C, w), their labels, and the logits stretched to (C, W) inside the spans.
+  struct SourceRow {
+    std::int64_t index = -1;
+    std::vector<float> values, wide;
+    std::vector<std::uint8_t> labels;
+  };
+
+  void read(SourceRow& row, std::int64_t index) const;
+  void enter(std::int64_t low, std::int64_t high);
+  void stretch(SourceRow& row) const;
+  template <class Value>
+  void label(std::int64_t begin, std::int64_t end, const Value& value, std::uint8_t* out) const;
+
+  const Tensor logits_;
+  const std::int64_t classes_, source_width_, width_;
+  const float floor_;
+  const std::uint8_t first_label_;
+  const Taps rows_, columns_;
+  std::vector<std::int64_t> cell_begin_;  // the first output column of each source column
+
+  SourceRow low_, high_;
+  std::vector<std::uint8_t> mixed_;         // by source column: do the four corners of the cell disagree?
+  std::vector<Span> spans_, spans_before_;  // the mixed cells of this pair of source rows, and of the pair before
+};
+
 // Infinities would make NaN of a neighbour with weight zero; a number this large wins and loses just the same.
-float finite(float value) {
+inline float finite(float value) {
   constexpr float kLargest = std::numeric_limits<float>::max() / 2;
   value = kLargest < value ? kLargest : value;
   return value < -kLargest ? -kLargest : value;
 }
 
 // The first index from i on whose byte is not zero, or the size.
-std::size_t next_nonzero(const std::vector<std::uint8_t>& bytes, std::size_t i) {
+inline std::size_t next_nonzero(const std::vector<std::uint8_t>& bytes, std::size_t i) {
   for (std::uint64_t word; i + sizeof(word) <= bytes.size(); i += sizeof(word)) {
     std::memcpy(&word, bytes.data() + i, sizeof(word));
     if (word) break;
@@ -25,9 +71,7 @@ std::size_t next_nonzero(const std::vector<std::uint8_t>& bytes, std::size_t i) 
   return i;
 }
 
-}  // namespace
-
-Taps::Taps(std::int64_t source, std::int64_t target)
+inline Taps::Taps(std::int64_t source, std::int64_t target)
     : low(static_cast<std::size_t>(target)), high(low.size()), weight(low.size()) {
   const double scale = static_cast<double>(source) / static_cast<double>(target);
   for (std::size_t i = 0; i < low.size(); ++i) {
@@ -40,7 +84,7 @@ Taps::Taps(std::int64_t source, std::int64_t target)
   }
 }
 
-LabelRows::LabelRows(const Tensor& logits, Size size, float floor, std::uint8_t first_label)
+inline LabelRows::LabelRows(const Tensor& logits, Size size, float floor, std::uint8_t first_label)
     : logits_(logits),
       classes_(logits.shape[0]),
       source_width_(logits.shape[2]),
@@ -92,7 +136,7 @@ void LabelRows::label(std::int64_t begin, std::int64_t end, const Value& value, 
   }
 }
 
-void LabelRows::read(SourceRow& row, std::int64_t index) const {
+inline void LabelRows::read(SourceRow& row, std::int64_t index) const {
   row.index = index;
   for (std::int64_t c = 0; c < classes_; ++c) {
     const auto* source = logits_.at<std::byte>(c * logits_.strides[0] + index * logits_.strides[1]);
@@ -115,7 +159,7 @@ void LabelRows::read(SourceRow& row, std::int64_t index) const {
 }
 
 // Fills row.wide inside the spans with the logits of the row at output columns.
-void LabelRows::stretch(SourceRow& row) const {
+inline void LabelRows::stretch(SourceRow& row) const {
   for (std::int64_t c = 0; c < classes_; ++c) {
     const float* values = row.values.data() + c * source_width_;
     float* wide = row.wide.data() + c * width_;
@@ -130,7 +174,7 @@ void LabelRows::stretch(SourceRow& row) const {
 }
 
 // Makes (low, high) the current pair of source rows and finds the cells between them that need a closer look.
-void LabelRows::enter(std::int64_t low, std::int64_t high) {
+inline void LabelRows::enter(std::int64_t low, std::int64_t high) {
   if (low == high_.index) std::swap(low_, high_);
   if (low != low_.index) read(low_, low);
   if (high != high_.index) read(high_, high);
@@ -155,7 +199,7 @@ void LabelRows::enter(std::int64_t low, std::int64_t high) {
   stretch(high_);
 }
 
-void LabelRows::row(std::int64_t y, const std::uint8_t* before, std::uint8_t* out) {
+inline void LabelRows::row(std::int64_t y, const std::uint8_t* before, std::uint8_t* out) {
   const std::int64_t low = rows_.low[static_cast<std::size_t>(y)], high = rows_.high[static_cast<std::size_t>(y)];
   if (low == high && width_ == source_width_) {
     read(low_, low);
@@ -184,4 +228,4 @@ void LabelRows::row(std::int64_t y, const std::uint8_t* before, std::uint8_t* ou
   for (const auto [begin, end] : spans_) label(cell_begin_[begin], cell_begin_[end], value, out);
 }
 
-}  // namespace visdeploy::cpu
+}  // namespace

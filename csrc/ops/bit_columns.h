@@ -1,0 +1,87 @@
+// See Note [Code for one instruction set] in bits_cpu.h.
+
+// Note [Transitions across the run axis]
+// Runs follow one axis of a mask (COCO: down the columns) while memory usually follows the other. So each line of
+// memory is compared with the line below it: where they differ, a run ends. Below the last line comes line 0, moved by
+// one place, because a run goes from the bottom of a column to the top of the next. The bits that say where, 64 to a
+// word, get mirrored in squares of 64 lines by 64 columns, after which each column can be read in run order. Squares
+// without a transition, most of them in a mask of objects, cost one look; which ones they are is itself a table of
+// bits, and gets mirrored in the same way.
+namespace {
+
+// Memory that is not zeroed first.
+using Words = std::unique_ptr<std::uint64_t[]>;
+inline Words make_words(std::int64_t n) { return Words(new std::uint64_t[static_cast<std::size_t>(n)]); }
+
+// Takes lines of bits from the top down and gives columns from left to right.
+class BitColumns {
+ public:
+  BitColumns(std::int64_t lines, std::int64_t width)
+      : lines_(lines),
+        words_((width + 63) / 64),
+        bands_((lines + 63) / 64),
+        groups_((bands_ + 63) / 64),
+        band_(make_words(words_ * 64)),
+        columns_(make_words(words_ * 64 * bands_)),
+        active_(make_words(words_ * 64 * groups_)) {
+    std::memset(active_.get(), 0, static_cast<std::size_t>(words_ * groups_) * 64 * sizeof(std::uint64_t));
+  }
+
+  // Adds the next line: where n samples, at most the width, differ.
+  template <class Samples>
+  void add_line(const Samples& samples, const std::uint8_t* a, const std::uint8_t* b, std::int64_t n) {
+    std::uint64_t* line = band_.get() + line_ % 64;
+    line[(words_ - 1) * 64] = 0;
+    for_each_word(samples, a, b, n, [&](std::uint64_t word, std::int64_t i) { line[i] = word; });
+    if (++line_ % 64 == 0 || line_ == lines_) end_band();
+  }
+
+  // Calls emit(word, x, y) from left to right and from the top down for every word with any bit set; bit i stands for
+  // line y + i of column x.
+  template <class Emit>
+  void for_each(const Emit& emit) const {
+    const Words active = make_words(groups_ * 64);  // [64 bands][column]
+    for (std::int64_t w = 0; w < words_; ++w) {
+      for (std::int64_t g = 0; g < groups_; ++g) {
+        transpose_bits(active_.get() + (g * words_ + w) * 64, active.get() + g * 64);
+      }
+      for (std::int64_t i = 0; i < 64; ++i) {
+        const std::int64_t x = w * 64 + i;
+        for (std::int64_t g = 0; g < groups_; ++g) {
+          for (std::uint64_t bands = active.get()[g * 64 + i]; bands; bands &= bands - 1) {
+            const std::int64_t band = g * 64 + __builtin_ctzll(bands);
+            emit(columns_.get()[x * bands_ + band], x, band * 64);
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  void end_band() {
+    const std::int64_t band = (line_ - 1) / 64, filled = (line_ - 1) % 64 + 1;
+    for (std::int64_t w = 0; w < words_; ++w) {
+      std::uint64_t* square = band_.get() + w * 64;
+      std::uint64_t any = 0;
+      for (std::int64_t i = filled; i < 64; ++i) square[i] = 0;
+      for (int i = 0; i < 64; ++i) any |= square[i];
+      if (!any) continue;
+      active_.get()[(band / 64 * words_ + w) * 64 + band % 64] = any;
+      std::uint64_t mirrored[64];
+      transpose_bits(square, mirrored);
+      std::uint64_t* column = columns_.get() + w * 64 * bands_ + band;
+      for (; any; any &= any - 1) {
+        const int x = __builtin_ctzll(any);
+        column[x * bands_] = mirrored[x];
+      }
+    }
+  }
+
+  const std::int64_t lines_, words_, bands_, groups_;
+  Words band_;     // [word][line]: 64 lines of bits
+  Words columns_;  // [column][band]: 64 lines of one column; undefined unless active
+  Words active_;   // [64 bands][word][band]: the columns that have any bit set in the band
+  std::int64_t line_ = 0;
+};
+
+}  // namespace

@@ -1,0 +1,61 @@
+// See Note [Code for one instruction set] in bits_cpu.h.
+
+std::string encode_logits(const Tensor& logits, Size size, float threshold) {
+  const auto [height, width] = size;
+  if (logits.shape[0] == height && logits.shape[1] == width) return encode_above(logits, threshold);
+  Tensor planes = logits;
+  planes.shape.insert(planes.shape.begin(), 1);
+  planes.strides.insert(planes.strides.begin(), 0);
+  LabelRows rows(planes, size, threshold, 1);
+
+  std::vector<std::uint8_t> row(static_cast<std::size_t>(width)), above(row.size());
+  rows.row(0, nullptr, row.data());
+  const std::vector<std::uint8_t> first = row;
+  BitColumns columns(height, width);
+  for (std::int64_t y = 1; y < height; ++y) {
+    std::swap(row, above);
+    rows.row(y, above.data(), row.data());
+    columns.add_line(Bytes{}, row.data(), above.data(), width);
+  }
+  columns.add_line(Bytes{}, first.data() + 1, row.data(), width - 1);
+
+  CountsWriter writer;
+  if (first[0]) writer.add(1, 0);
+  const std::int64_t lines = height;
+  columns.for_each([&](std::uint64_t word, std::int64_t x, std::int64_t y) { writer.add(word, x * lines + y + 1); });
+  return writer.finish(height * width);
+}
+
+SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map) {
+  const std::int64_t height = size.first, width = size.second;
+  LabelRows rows(logits, size, -std::numeric_limits<float>::infinity(), 0);
+  BitColumns columns(height, width);
+  rows.row(0, nullptr, map);
+  for (std::int64_t y = 1; y < height; ++y) {
+    std::uint8_t *row = map + y * width, *above = row - width;
+    rows.row(y, above, row);
+    columns.add_line(Bytes{}, row, above, width);
+  }
+  columns.add_line(Bytes{}, map + 1, map + (height - 1) * width, width - 1);
+
+  // Walked in run order, each transition closes a run of one class and opens one of another.
+  const auto classes = static_cast<std::size_t>(logits.shape[0]);
+  SemanticMap result{std::vector<std::int64_t>(classes), std::vector<std::string>(classes)};
+  std::vector<CountsWriter> writers(classes);
+  std::int64_t begin = 0;
+  std::size_t label = map[0];
+  writers[label].add(1, 0);
+  columns.for_each([&](std::uint64_t word, std::int64_t x, std::int64_t y) {
+    for (; word; word &= word - 1) {
+      const std::int64_t down = y + 1 + __builtin_ctzll(word), position = x * height + down;
+      result.areas[label] += position - begin;
+      writers[label].add(1, position);
+      begin = position;
+      label = down < height ? map[down * width + x] : map[x + 1];
+      writers[label].add(1, position);
+    }
+  });
+  result.areas[label] += height * width - begin;
+  for (std::size_t c = 0; c < classes; ++c) result.counts[c] = writers[c].finish(height * width);
+  return result;
+}
