@@ -11,6 +11,23 @@
 namespace visdeploy::bind {
 namespace {
 
+// A dict's value, without making a string for its key each time.
+py::object item(const py::handle& dict, PyObject* key) {
+  const auto value = py::reinterpret_steal<py::object>(PyObject_GetItem(dict.ptr(), key));
+  if (!value) throw py::error_already_set();
+  return value;
+}
+
+PyObject* size_key() {
+  static PyObject* const key = PyUnicode_InternFromString("size");
+  return key;
+}
+
+PyObject* counts_key() {
+  static PyObject* const key = PyUnicode_InternFromString("counts");
+  return key;
+}
+
 std::int64_t integer(const py::handle& value, const char* what) {
   int overflow = 0;
   const py::object number = py::reinterpret_steal<py::object>(PyNumber_Long(value.ptr()));
@@ -27,12 +44,14 @@ Rle from_python(const py::handle& object) {
     throw py::type_error(
         message("[rle] expected a dict with 'size' and 'counts', got ", Py_TYPE(object.ptr())->tp_name));
   }
-  const py::object size = object["size"], counts = object["counts"];
+  const py::object size = item(object, size_key()), counts = item(object, counts_key());
   VD_CHECK(py::isinstance<py::sequence>(size) && py::len(size) == 2, "[rle] size: expected [height, width]");
   const std::int64_t height = integer(size[py::int_(0)], "size"), width = integer(size[py::int_(1)], "size");
-  if (py::isinstance<py::bytes>(counts) || py::isinstance<py::str>(counts)) {
-    return parse(counts.cast<std::string>(), height, width);
+  if (PyBytes_Check(counts.ptr())) {
+    return parse({PyBytes_AS_STRING(counts.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(counts.ptr()))}, height,
+                 width);
   }
+  if (py::isinstance<py::str>(counts)) return parse(counts.cast<std::string>(), height, width);
   if (!py::isinstance<py::list>(counts) && !py::isinstance<py::tuple>(counts) && !py::isinstance<py::array>(counts)) {
     throw py::type_error(
         message("[rle] counts: expected bytes, str or a list of numbers, got ", Py_TYPE(counts.ptr())->tp_name));
@@ -57,9 +76,15 @@ std::vector<std::string> to_strings(const std::vector<Rle>& rles) {
 }
 
 py::dict to_python(const std::string& counts, std::int64_t height, std::int64_t width) {
+  py::list size(2);
+  size[0] = height;
+  size[1] = width;
   py::dict dict;
-  dict["size"] = std::vector{height, width};
-  dict["counts"] = py::bytes(counts);
+  const py::bytes text(counts);
+  if (PyDict_SetItem(dict.ptr(), size_key(), size.ptr()) != 0 ||
+      PyDict_SetItem(dict.ptr(), counts_key(), text.ptr()) != 0) {
+    throw py::error_already_set();
+  }
   return dict;
 }
 
@@ -71,9 +96,12 @@ py::list to_python(const std::vector<Rle>& rles, const std::vector<std::string>&
 
 namespace {
 
-py::array zeros(const std::vector<std::int64_t>& shape, const char* dtype) {
-  // Not py::array(shape): these pages are zero without being touched.
-  return py::module_::import("numpy").attr("zeros")(py::cast(shape), dtype);
+// One RLE, or a list.
+std::vector<Rle> one_or_list(const py::object& object) {
+  if (py::isinstance<py::list>(object)) return from_python(py::reinterpret_borrow<py::list>(object));
+  std::vector<Rle> rles;
+  rles.push_back(from_python(object));
+  return rles;
 }
 
 // A 2-D array is one mask, and has one answer.
@@ -110,14 +138,21 @@ py::object encode_logits(const py::object& logits, std::optional<Size> size, flo
   return one_or_all(texts, height, width, array->rank());
 }
 
-py::array decode(const py::list& objects, bool rows, const py::object& num_threads) {
+py::array decode(const py::object& object, bool rows, int axis, const py::object& num_threads) {
   const int threads_wanted = threads(num_threads, "decode");
-  const std::vector<Rle> rles = from_python(objects);
-  const std::int64_t height = rles.empty() ? 0 : rles[0].height, width = rles.empty() ? 0 : rles[0].width;
+  const std::vector<Rle> rles = one_or_list(object);
   check_decode(rles);
   const auto n = static_cast<std::int64_t>(rles.size());
-  py::array out = zeros(rows ? std::vector{n, height, width} : std::vector{n, width, height}, "uint8");
-  auto* data = static_cast<std::uint8_t*>(out.mutable_data());
+  const std::int64_t height = rles.empty() ? 0 : rles[0].height, width = rles.empty() ? 0 : rles[0].width;
+  std::vector<std::int64_t> shape{height, width}, strides{rows ? width : 1, rows ? 1 : height};
+  if (py::isinstance<py::list>(object)) {
+    const std::ptrdiff_t items = axis == 0 ? 0 : 2;
+    shape.insert(shape.begin() + items, n);
+    strides.insert(strides.begin() + items, height * width);
+  }
+  // Not NumPy's zeros: every byte gets written here, once.
+  py::array_t<std::uint8_t> out(shape, strides);
+  std::uint8_t* data = out.mutable_data();
   {
     const py::gil_scoped_release release;
     visdeploy::decode(rles, rows ? Order::kRow : Order::kColumn, data, threads_wanted);
@@ -125,17 +160,22 @@ py::array decode(const py::list& objects, bool rows, const py::object& num_threa
   return out;
 }
 
-py::array area(const py::list& objects) {
-  py::array_t<std::uint64_t> out(static_cast<py::ssize_t>(objects.size()));
+py::object area(const py::object& object) {
+  const std::vector<Rle> rles = one_or_list(object);
+  if (!py::isinstance<py::list>(object)) return py::int_(visdeploy::area(rles[0]));
+  py::array_t<std::uint64_t> out(static_cast<py::ssize_t>(rles.size()));
   std::uint64_t* areas = out.mutable_data();
-  for (const Rle& rle : from_python(objects)) *areas++ = static_cast<std::uint64_t>(visdeploy::area(rle));
+  for (const Rle& rle : rles) *areas++ = static_cast<std::uint64_t>(visdeploy::area(rle));
   return out;
 }
 
-py::array to_bbox(const py::list& objects) {
-  py::array_t<double> out({static_cast<py::ssize_t>(objects.size()), py::ssize_t{4}});
+py::array to_bbox(const py::object& object) {
+  const std::vector<Rle> rles = one_or_list(object);
+  std::vector<py::ssize_t> shape{4};
+  if (py::isinstance<py::list>(object)) shape.insert(shape.begin(), static_cast<py::ssize_t>(rles.size()));
+  py::array_t<double> out(shape);
   double* box = out.mutable_data();
-  for (const Rle& rle : from_python(objects)) {
+  for (const Rle& rle : rles) {
     visdeploy::to_bbox(rle, box);
     box += 4;
   }
@@ -179,9 +219,9 @@ void register_rle(py::module_& module) {
   module.def("encode", &encode, py::arg("mask"), py::arg("axis"), py::arg("num_threads"));
   module.def("encode_logits", &encode_logits, py::arg("logits"), py::arg("size"), py::arg("threshold"),
              py::arg("valid"), py::arg("num_threads"));
-  module.def("decode", &decode, py::arg("rles"), py::arg("rows"), py::arg("num_threads"));
-  module.def("area", &area, py::arg("rles"));
-  module.def("to_bbox", &to_bbox, py::arg("rles"));
+  module.def("decode", &decode, py::arg("rle"), py::arg("rows"), py::arg("axis"), py::arg("num_threads"));
+  module.def("area", &area, py::arg("rle"));
+  module.def("to_bbox", &to_bbox, py::arg("rle"));
   module.def("to_kaggle", &to_kaggle, py::arg("rle"), py::arg("rows"), py::arg("base"));
   module.def("from_kaggle", &from_kaggle, py::arg("text"), py::arg("shape"), py::arg("rows"), py::arg("base"));
   module.def("semantic_map", &semantic_map, py::arg("logits"), py::arg("size"), py::arg("valid"));

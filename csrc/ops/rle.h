@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/tensor.h"
@@ -43,7 +44,7 @@ void to_bbox(const Rle& rle, double* xywh);
 
 // COCO's compressed string. parse takes one apart, or checks counts that came uncompressed.
 std::string to_string(const Rle& rle);
-Rle parse(const std::string& counts, std::int64_t height, std::int64_t width);
+Rle parse(std::string_view counts, std::int64_t height, std::int64_t width);
 Rle parse(std::vector<std::int64_t> counts, std::int64_t height, std::int64_t width);
 
 // Kaggle's "start length start length"; the first pixel has the number `base`.

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "core/error.h"
@@ -29,6 +30,41 @@ void check_counts(const Rle& rle) {
   }
 }
 
+// The number that begins at character i, and moves i behind it.
+std::int64_t read_count_slowly(std::string_view text, std::size_t& i) {
+  constexpr int kMaxBits = 60;
+  std::int64_t x = 0;
+  for (int bits = 0;; bits += 5) {
+    VD_CHECK(i < text.size(), "[rle] counts: the string ends inside a number, is it cut short?");
+    const std::int64_t group = text[i] - 48;
+    VD_CHECK(group >= 0 && group < 64, "[rle] counts: character ", i, " is not one of COCO's, '0' to 'o'");
+    VD_CHECK(bits < kMaxBits, "[rle] counts: the number that ends at character ", i, " is too long");
+    ++i;
+    x |= (group & 0x1f) << bits;
+    if (group & 0x20) continue;
+    return group & 0x10 ? x - (std::int64_t{1} << (bits + 5)) : x;
+  }
+}
+
+// The same, eight characters at a time and without a guess at how many a number has.
+std::int64_t read_count(std::string_view text, std::size_t& i) {
+  std::uint64_t groups;
+  if (text.size() - i < sizeof(groups)) return read_count_slowly(text, i);
+  std::memcpy(&groups, text.data() + i, sizeof(groups));
+  groups -= 0x3030303030303030;
+  const std::uint64_t last = ~groups & 0x2020202020202020;
+  const std::uint64_t used = last ^ (last - 1);  // every bit up to the first one of last
+  // A character below '0' borrows from those after it only, so the first bad one shows.
+  if (!last || (groups & 0xc0c0c0c0c0c0c0c0 & (used << 2 | used))) return read_count_slowly(text, i);
+  groups &= 0x1f1f1f1f1f1f1f1f & used;
+  groups = (groups & 0x001f001f001f001f) | (groups & 0x1f001f001f001f00) >> 3;
+  groups = (groups & 0x000003ff000003ff) | (groups & 0x03ff000003ff0000) >> 6;
+  groups = (groups & 0x00000000000fffff) | (groups & 0x000fffff00000000) >> 12;
+  const int length = (__builtin_ctzll(last) >> 3) + 1, unused = 64 - 5 * length;
+  i += static_cast<std::size_t>(length);
+  return static_cast<std::int64_t>(groups << unused) >> unused;
+}
+
 }  // namespace
 
 std::string to_string(const Rle& rle) {
@@ -46,27 +82,24 @@ std::string to_string(const Rle& rle) {
   return text.append(chunk, static_cast<std::size_t>(end - chunk));
 }
 
-Rle parse(const std::string& counts, std::int64_t height, std::int64_t width) {
-  constexpr int kMaxBits = 60;
+Rle parse(std::string_view counts, std::int64_t height, std::int64_t width) {
   Rle rle = sized("rle", height, width);
-  for (std::size_t i = 0; i < counts.size();) {
-    std::int64_t x = 0;
-    int bits = 0;
-    for (bool more = true; more; ++i, bits += 5) {
-      VD_CHECK(i < counts.size(), "[rle] counts: the string ends inside a number, is it cut short?");
-      const std::int64_t group = counts[i] - 48;
-      VD_CHECK(group >= 0 && group < 64, "[rle] counts: character ", i, " is not one of COCO's, '0' to 'o'");
-      VD_CHECK(bits < kMaxBits, "[rle] counts: the number that ends at character ", i, " is too long");
-      x |= (group & 0x1f) << bits;
-      more = group & 0x20;
-      if (!more && (group & 0x10)) x |= -(std::int64_t{1} << (bits + 5));
-    }
-    const std::size_t n = rle.counts.size();
-    rle.counts.push_back(x + (n > 2 ? rle.counts[n - 2] : 0));
-    VD_CHECK(rle.counts[n] >= 0 && rle.counts[n] <= rle.pixels(), "[rle] counts: expected 0 to ", rle.pixels(),
-             " for size [", height, ", ", width, "], got ", rle.counts[n]);
+  rle.counts.resize(static_cast<std::size_t>(
+      std::count_if(counts.begin(), counts.end(), [](char c) { return ((c - 48) & 0x20) == 0; })));
+  std::int64_t left = rle.pixels(), before[2] = {0, 0};
+  std::size_t i = 0, n = 0;
+  for (std::int64_t& count : rle.counts) {
+    std::int64_t& previous = before[n % 2];
+    count = read_count(counts, i) + (n > 2 ? previous : 0);
+    VD_CHECK(count >= 0 && count <= rle.pixels(), "[rle] counts: expected 0 to ", rle.pixels(), " for size [", height,
+             ", ", width, "], got ", count);
+    VD_CHECK(count <= left, "[rle] counts: expected at most ", rle.pixels(), " pixels for size [", height, ", ", width,
+             "], got more");
+    left -= count;
+    previous = count;
+    ++n;
   }
-  check_counts(rle);
+  if (i < counts.size()) read_count_slowly(counts, i);  // says what is wrong with it
   return rle;
 }
 
