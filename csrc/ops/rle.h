@@ -67,6 +67,9 @@ std::string encode_above(const Tensor& values, float threshold);
 void decode(const Rle& rle, Order order, std::uint8_t* out);
 }  // namespace avx2
 namespace avx512 {
+// Reads numbers of the compressed text from character i on, as long as they are short and all is well; moves i behind
+// them and returns how many they are.
+std::size_t read_changes(std::string_view text, std::size_t& i, std::int64_t* out);
 std::string encode(const Tensor& mask);
 std::string encode_above(const Tensor& values, float threshold);
 void decode(const Rle& rle, Order order, std::uint8_t* out);

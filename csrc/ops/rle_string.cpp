@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/isa.h"
 #include "ops/count_text.h"
 #include "ops/rle.h"
 
@@ -31,7 +32,7 @@ void check_counts(const Rle& rle) {
 }
 
 // The number that begins at character i, and moves i behind it.
-std::int64_t read_count_slowly(std::string_view text, std::size_t& i) {
+std::int64_t read_change_slowly(std::string_view text, std::size_t& i) {
   constexpr int kMaxBits = 60;
   std::int64_t x = 0;
   for (int bits = 0;; bits += 5) {
@@ -47,15 +48,15 @@ std::int64_t read_count_slowly(std::string_view text, std::size_t& i) {
 }
 
 // The same, eight characters at a time and without a guess at how many a number has.
-std::int64_t read_count(std::string_view text, std::size_t& i) {
+std::int64_t read_change(std::string_view text, std::size_t& i) {
   std::uint64_t groups;
-  if (text.size() - i < sizeof(groups)) return read_count_slowly(text, i);
+  if (text.size() - i < sizeof(groups)) return read_change_slowly(text, i);
   std::memcpy(&groups, text.data() + i, sizeof(groups));
   groups -= 0x3030303030303030;
   const std::uint64_t last = ~groups & 0x2020202020202020;
   const std::uint64_t used = last ^ (last - 1);  // every bit up to the first one of last
   // A character below '0' borrows from those after it only, so the first bad one shows.
-  if (!last || (groups & 0xc0c0c0c0c0c0c0c0 & (used << 2 | used))) return read_count_slowly(text, i);
+  if (!last || (groups & 0xc0c0c0c0c0c0c0c0 & (used << 2 | used))) return read_change_slowly(text, i);
   groups &= 0x1f1f1f1f1f1f1f1f & used;
   groups = (groups & 0x001f001f001f001f) | (groups & 0x1f001f001f001f00) >> 3;
   groups = (groups & 0x000003ff000003ff) | (groups & 0x03ff000003ff0000) >> 6;
@@ -86,20 +87,24 @@ Rle parse(std::string_view counts, std::int64_t height, std::int64_t width) {
   Rle rle = sized("rle", height, width);
   rle.counts.resize(static_cast<std::size_t>(
       std::count_if(counts.begin(), counts.end(), [](char c) { return ((c - 48) & 0x20) == 0; })));
-  std::int64_t left = rle.pixels(), before[2] = {0, 0};
   std::size_t i = 0, n = 0;
-  for (std::int64_t& count : rle.counts) {
-    std::int64_t& previous = before[n % 2];
-    count = read_count(counts, i) + (n > 2 ? previous : 0);
+  while (n < rle.counts.size()) {
+    if (isa() == Isa::kAvx512) n += avx512::read_changes(counts, i, rle.counts.data() + n);
+    if (n < rle.counts.size()) rle.counts[n++] = read_change(counts, i);
+  }
+  if (i < counts.size()) read_change_slowly(counts, i);  // says what is wrong with it
+
+  std::int64_t left = rle.pixels(), before = 0, last = 0;
+  for (n = 0; n < rle.counts.size(); ++n) {
+    const std::int64_t count = rle.counts[n] + (n > 2 ? before : 0);
     VD_CHECK(count >= 0 && count <= rle.pixels(), "[rle] counts: expected 0 to ", rle.pixels(), " for size [", height,
              ", ", width, "], got ", count);
     VD_CHECK(count <= left, "[rle] counts: expected at most ", rle.pixels(), " pixels for size [", height, ", ", width,
              "], got more");
     left -= count;
-    previous = count;
-    ++n;
+    rle.counts[n] = count;
+    before = std::exchange(last, count);
   }
-  if (i < counts.size()) read_count_slowly(counts, i);  // says what is wrong with it
   return rle;
 }
 
