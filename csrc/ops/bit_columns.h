@@ -22,17 +22,18 @@ class BitColumns {
         bands_((lines + 63) / 64),
         groups_((bands_ + 63) / 64),
         band_(make_words(words_ * 64)),
-        columns_(make_words(words_ * 64 * bands_)),
+        columns_(make_words(words_ * 64 * bands_ + 8)),
         active_(make_words(words_ * 64 * groups_)) {
     std::memset(active_.get(), 0, static_cast<std::size_t>(words_ * groups_) * 64 * sizeof(std::uint64_t));
   }
 
-  // Adds the next line: where n samples, at most the width, differ.
+  // Adds the next line: where n samples, at most the width, differ. See for_each_word.
   template <class Samples>
-  void add_line(const Samples& samples, const std::uint8_t* a, const std::uint8_t* b, std::int64_t n) {
+  void add_line(const Samples& samples, const std::uint8_t* a, const std::uint8_t* b, std::int64_t n,
+                std::int64_t ahead) {
     std::uint64_t* line = band_.get() + line_ % 64;
     line[(words_ - 1) * 64] = 0;
-    for_each_word(samples, a, b, n, [&](std::uint64_t word, std::int64_t i) { line[i] = word; });
+    for_each_word(samples, a, b, n, ahead, [&](std::uint64_t word, std::int64_t i) { line[i] = word; });
     if (++line_ % 64 == 0 || line_ == lines_) end_band();
   }
 
@@ -41,6 +42,9 @@ class BitColumns {
   template <class Emit>
   void for_each(const Emit& emit) const {
     const Words active = make_words(groups_ * 64);  // [64 bands][column]
+    std::vector<const std::uint64_t*> next(static_cast<std::size_t>(bands_));
+    for (std::int64_t band = 0; band < bands_; ++band)
+      next[static_cast<std::size_t>(band)] = columns_.get() + band * words_ * 64;
     for (std::int64_t w = 0; w < words_; ++w) {
       for (std::int64_t g = 0; g < groups_; ++g) {
         transpose_bits(active_.get() + (g * words_ + w) * 64, active.get() + g * 64);
@@ -50,7 +54,7 @@ class BitColumns {
         for (std::int64_t g = 0; g < groups_; ++g) {
           for (std::uint64_t bands = active.get()[g * 64 + i]; bands; bands &= bands - 1) {
             const std::int64_t band = g * 64 + __builtin_ctzll(bands);
-            emit(columns_.get()[x * bands_ + band], x, band * 64);
+            emit(*next[static_cast<std::size_t>(band)]++, x, band * 64);
           }
         }
       }
@@ -60,6 +64,7 @@ class BitColumns {
  private:
   void end_band() {
     const std::int64_t band = (line_ - 1) / 64, filled = (line_ - 1) % 64 + 1;
+    std::uint64_t* out = columns_.get() + band * words_ * 64;
     for (std::int64_t w = 0; w < words_; ++w) {
       std::uint64_t* square = band_.get() + w * 64;
       std::uint64_t any = 0;
@@ -69,17 +74,13 @@ class BitColumns {
       active_.get()[(band / 64 * words_ + w) * 64 + band % 64] = any;
       std::uint64_t mirrored[64];
       transpose_bits(square, mirrored);
-      std::uint64_t* column = columns_.get() + w * 64 * bands_ + band;
-      for (; any; any &= any - 1) {
-        const int x = __builtin_ctzll(any);
-        column[x * bands_] = mirrored[x];
-      }
+      out = append_words(any, mirrored, out);
     }
   }
 
   const std::int64_t lines_, words_, bands_, groups_;
   Words band_;     // [word][line]: 64 lines of bits
-  Words columns_;  // [column][band]: 64 lines of one column; undefined unless active
+  Words columns_;  // [band]: 64 lines of each active column, side by side
   Words active_;   // [64 bands][word][band]: the columns that have any bit set in the band
   std::int64_t line_ = 0;
 };

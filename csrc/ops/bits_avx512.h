@@ -76,6 +76,15 @@ inline std::uint32_t* append_positions(std::uint64_t bits, std::uint32_t first, 
   return out + n;
 }
 
+inline std::uint64_t* append_words(std::uint64_t columns, const std::uint64_t* words, std::uint64_t* out) {
+  for (int i = 0; i < 64; i += 8) {
+    const auto set = static_cast<__mmask8>(columns >> i);
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi64(set, _mm512_loadu_si512(words + i)));
+    out += _mm_popcnt_u32(set);
+  }
+  return out;
+}
+
 // Sixteen counts at a time, four bytes for each, from which those in use get squeezed together.
 inline char* append_counts(const std::uint32_t* transitions, std::size_t n, char* out) {
   const __m512i group_shifts = _mm512_set1_epi64(0x2f2a25200f0a0500);

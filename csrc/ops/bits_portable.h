@@ -24,6 +24,12 @@ inline void transpose_bits(const std::uint64_t* rows, std::uint64_t* columns) {
   swap_squares<1>(columns, 0x5555555555555555);
 }
 
+// Appends the words of those of 64 columns whose bit is set, and returns the new end; may write up to 8 past it.
+inline std::uint64_t* append_words(std::uint64_t columns, const std::uint64_t* words, std::uint64_t* out) {
+  for (; columns; columns &= columns - 1) *out++ = words[__builtin_ctzll(columns)];
+  return out;
+}
+
 // Appends the text of n counts, each up to the transition of its index, and returns the new end; may write up to 64
 // past it. The three transitions before the first one are there too.
 inline char* append_counts(const std::uint32_t* transitions, std::size_t n, char* out) {

@@ -15,15 +15,17 @@ std::string encode_logits(const Tensor& logits, Size size, float threshold) {
   for (std::int64_t y = 1; y < height; ++y) {
     std::swap(row, above);
     rows.row(y, above.data(), row.data());
-    columns.add_line(Bytes{}, row.data(), above.data(), width);
+    columns.add_line(Bytes{}, row.data(), above.data(), width, 0);
   }
-  columns.add_line(Bytes{}, first.data() + 1, row.data(), width - 1);
+  columns.add_line(Bytes{}, first.data() + 1, row.data(), width - 1, 0);
 
   CountsWriter writer;
-  if (first[0]) writer.add(1, 0);
+  std::uint32_t* end = writer.begin();
+  if (first[0]) end = writer.add(1, 0, end);
   const std::int64_t lines = height;
-  columns.for_each([&](std::uint64_t word, std::int64_t x, std::int64_t y) { writer.add(word, x * lines + y + 1); });
-  return writer.finish(height * width);
+  columns.for_each(
+      [&](std::uint64_t word, std::int64_t x, std::int64_t y) { end = writer.add(word, x * lines + y + 1, end); });
+  return writer.finish(height * width, end);
 }
 
 SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map) {
@@ -34,28 +36,31 @@ SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map) {
   for (std::int64_t y = 1; y < height; ++y) {
     std::uint8_t *row = map + y * width, *above = row - width;
     rows.row(y, above, row);
-    columns.add_line(Bytes{}, row, above, width);
+    columns.add_line(Bytes{}, row, above, width, 0);
   }
-  columns.add_line(Bytes{}, map + 1, map + (height - 1) * width, width - 1);
+  columns.add_line(Bytes{}, map + 1, map + (height - 1) * width, width - 1, 0);
 
   // Walked in run order, each transition closes a run of one class and opens one of another.
   const auto classes = static_cast<std::size_t>(logits.shape[0]);
   SemanticMap result{std::vector<std::int64_t>(classes), std::vector<std::string>(classes)};
   std::vector<CountsWriter> writers(classes);
+  std::vector<std::uint32_t*> ends;
+  for (CountsWriter& writer : writers) ends.push_back(writer.begin());
+  const auto add = [&](std::size_t c, std::int64_t position) { ends[c] = writers[c].add(1, position, ends[c]); };
   std::int64_t begin = 0;
   std::size_t label = map[0];
-  writers[label].add(1, 0);
+  add(label, 0);
   columns.for_each([&](std::uint64_t word, std::int64_t x, std::int64_t y) {
     for (; word; word &= word - 1) {
       const std::int64_t down = y + 1 + __builtin_ctzll(word), position = x * height + down;
       result.areas[label] += position - begin;
-      writers[label].add(1, position);
+      add(label, position);
       begin = position;
       label = down < height ? map[down * width + x] : map[x + 1];
-      writers[label].add(1, position);
+      add(label, position);
     }
   });
   result.areas[label] += height * width - begin;
-  for (std::size_t c = 0; c < classes; ++c) result.counts[c] = writers[c].finish(height * width);
+  for (std::size_t c = 0; c < classes; ++c) result.counts[c] = writers[c].finish(height * width, ends[c]);
   return result;
 }

@@ -29,43 +29,48 @@ class Lines {
 
 // Columns are denser in memory than rows.
 template <class Samples>
-void encode_columns(const Samples& samples, const Tensor& mask, CountsWriter& writer) {
+std::uint32_t* encode_columns(const Samples& samples, const Tensor& mask, CountsWriter& writer, std::uint32_t* end) {
   const std::int64_t height = mask.shape[0], width = mask.shape[1];
   Lines<Samples> columns(mask, 0);
   std::uint8_t before[Samples::kSize];
   std::memcpy(before, Samples::kBackground, sizeof(before));
   for (std::int64_t x = 0; x < width; ++x) {
     const std::uint8_t* column = columns(x, 0, height);
-    if (samples.first_differs(column, before)) writer.add(1, x * height);
+    if (samples.first_differs(column, before)) end = writer.add(1, x * height, end);
     const std::int64_t first = x * height + 1;
-    for_each_word(samples, column + Samples::kSize, column, height - 1, [&](std::uint64_t word, std::int64_t y) {
-      if (word) writer.add(word, first + y);
-    });
+    for_each_word(samples, column + Samples::kSize, column, height - 1, kAhead,
+                  [&](std::uint64_t word, std::int64_t y) {
+                    if (word) end = writer.add(word, first + y, end);
+                  });
     std::memcpy(before, column + (height - 1) * Samples::kSize, sizeof(before));
   }
+  return end;
 }
 
 // Rows are denser. See Note [Transitions across the run axis].
 template <class Samples>
-void encode_rows(const Samples& samples, const Tensor& mask, CountsWriter& writer) {
+std::uint32_t* encode_rows(const Samples& samples, const Tensor& mask, CountsWriter& writer, std::uint32_t* end) {
   constexpr std::int64_t kStrip = 4096;  // columns, whose bits shall stay in cache
   const std::int64_t height = mask.shape[0], width = mask.shape[1];
   Lines<Samples> rows(mask, 1);
-  if (samples.first_differs(rows(0, 0, 1), Samples::kBackground)) writer.add(1, 0);
+  if (samples.first_differs(rows(0, 0, 1), Samples::kBackground)) end = writer.add(1, 0, end);
   for (std::int64_t left = 0; left < width; left += kStrip) {
     const std::int64_t n = std::min(kStrip, width - left);
     BitColumns columns(height, n);
+    const std::int64_t ahead = mask.strides[0] * (kAhead / (n * Samples::kSize) + 1);
     const std::uint8_t* above = rows(0, left, n);
     for (std::int64_t y = 1; y < height; ++y) {
       const std::uint8_t* row = rows(y, left, n);
-      columns.add_line(samples, row, above, n);
+      columns.add_line(samples, row, above, n, ahead);
       above = row;
     }
     const std::int64_t below = std::min(n, width - left - 1);
-    columns.add_line(samples, rows(0, left + 1, below), above, below);
-    columns.for_each(
-        [&](std::uint64_t word, std::int64_t x, std::int64_t y) { writer.add(word, (left + x) * height + y + 1); });
+    columns.add_line(samples, rows(0, left + 1, below), above, below, 0);
+    columns.for_each([&](std::uint64_t word, std::int64_t x, std::int64_t y) {
+      end = writer.add(word, (left + x) * height + y + 1, end);
+    });
   }
+  return end;
 }
 
 template <class Samples>
@@ -81,12 +86,13 @@ std::string encode_samples(const Samples& samples, Tensor mask) {
     width = 1;
   }
   CountsWriter writer;
+  std::uint32_t* end = writer.begin();
   if (one_line || std::abs(mask.strides[0]) < std::abs(mask.strides[1])) {
-    encode_columns(samples, mask, writer);
+    end = encode_columns(samples, mask, writer, end);
   } else {
-    encode_rows(samples, mask, writer);
+    end = encode_rows(samples, mask, writer, end);
   }
-  return writer.finish(pixels);
+  return writer.finish(pixels, end);
 }
 
 // The ends of the runs in ascending order: a pixel is foreground where an odd number of them is not above it.
