@@ -41,22 +41,25 @@ class BitColumns {
   // line y + i of column x.
   template <class Emit>
   void for_each(const Emit& emit) const {
+    std::vector<const std::uint64_t*> next;
+    for (std::int64_t band = 0; band < bands_; ++band) next.push_back(columns_.get() + band * words_ * 64);
+    // Which words come next, listed before they are used: their number differs from column to column, and the end of a
+    // loop over those of one is what the processor would guess wrong. Six bits for the column, the others for the band.
+    const std::unique_ptr<std::uint32_t[]> list(new std::uint32_t[static_cast<std::size_t>(64 * bands_ + 64)]);
     const Words active = make_words(groups_ * 64);  // [64 bands][column]
-    std::vector<const std::uint64_t*> next(static_cast<std::size_t>(bands_));
-    for (std::int64_t band = 0; band < bands_; ++band)
-      next[static_cast<std::size_t>(band)] = columns_.get() + band * words_ * 64;
     for (std::int64_t w = 0; w < words_; ++w) {
       for (std::int64_t g = 0; g < groups_; ++g) {
         transpose_bits(active_.get() + (g * words_ + w) * 64, active.get() + g * 64);
       }
-      for (std::int64_t i = 0; i < 64; ++i) {
-        const std::int64_t x = w * 64 + i;
+      std::uint32_t* end = list.get();
+      for (std::uint32_t i = 0; i < 64; ++i) {
         for (std::int64_t g = 0; g < groups_; ++g) {
-          for (std::uint64_t bands = active.get()[g * 64 + i]; bands; bands &= bands - 1) {
-            const std::int64_t band = g * 64 + __builtin_ctzll(bands);
-            emit(*next[static_cast<std::size_t>(band)]++, x, band * 64);
-          }
+          end = append_positions(active.get()[g * 64 + i], i << 26 | static_cast<std::uint32_t>(g * 64), end);
         }
+      }
+      for (const std::uint32_t* entry = list.get(); entry < end; ++entry) {
+        const std::uint32_t band = *entry & ((1 << 26) - 1), i = *entry >> 26;
+        emit(*next[band]++, w * 64 + i, std::int64_t{band} * 64);
       }
     }
   }

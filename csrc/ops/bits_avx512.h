@@ -63,6 +63,11 @@ inline std::uint32_t* append_positions(std::uint64_t bits, std::uint32_t first, 
                        0x1f1e1d1c1b1a1918, 0x1716151413121110, 0x0f0e0d0c0b0a0908, 0x0706050403020100);
   const __m512i base = _mm512_set1_epi32(static_cast<int>(first));
   const auto n = _mm_popcnt_u64(bits);
+  if (n <= 2) {
+    out[0] = first + static_cast<std::uint32_t>(_tzcnt_u64(bits));
+    out[1] = first + static_cast<std::uint32_t>(_tzcnt_u64(_blsr_u64(bits)));
+    return out + n;
+  }
   const __m512i set = _mm512_maskz_compress_epi8(bits, indices);
   const auto store = [&](int part, __m128i bytes) {
     _mm512_storeu_si512(out + 16 * part, _mm512_add_epi32(_mm512_cvtepu8_epi32(bytes), base));
