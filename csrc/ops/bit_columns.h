@@ -37,6 +37,13 @@ class BitColumns {
     if (++line_ % 64 == 0 || line_ == lines_) end_band();
   }
 
+  // The same of two lines of bits.
+  void add_line(const std::vector<std::uint64_t>& a, const std::vector<std::uint64_t>& b) {
+    std::uint64_t* line = band_.get() + line_ % 64;
+    for (std::size_t w = 0; w < a.size(); ++w) line[w * 64] = a[w] ^ b[w];
+    if (++line_ % 64 == 0 || line_ == lines_) end_band();
+  }
+
   // Calls emit(word, x, y) from left to right and from the top down for every word with any bit set; bit i stands for
   // line y + i of column x.
   template <class Emit>

@@ -3,25 +3,26 @@
 std::string encode_logits(const Tensor& logits, Size size, float threshold) {
   const auto [height, width] = size;
   if (logits.shape[0] == height && logits.shape[1] == width) return encode_above(logits, threshold);
-  Tensor planes = logits;
-  planes.shape.insert(planes.shape.begin(), 1);
-  planes.strides.insert(planes.strides.begin(), 0);
-  LabelRows rows(planes, size, threshold, 1);
-
-  std::vector<std::uint8_t> row(static_cast<std::size_t>(width)), above(row.size());
-  rows.row(0, nullptr, row.data());
-  const std::vector<std::uint8_t> first = row;
+  MaskRows rows(logits, size, threshold);
+  rows.next(0);
+  BitLine before = rows.bits(), below = before;
+  const bool begins = before[0] & 1;
+  // Below the last row comes the first one, moved left by one.
+  for (std::size_t w = 0; w < below.size(); ++w) {
+    below[w] = below[w] >> 1 | (w + 1 < below.size() ? below[w + 1] << 63 : 0);
+  }
   BitColumns columns(height, width);
   for (std::int64_t y = 1; y < height; ++y) {
-    std::swap(row, above);
-    rows.row(y, above.data(), row.data());
-    columns.add_line(Bytes{}, row.data(), above.data(), width, 0);
+    rows.next(y);
+    columns.add_line(rows.bits(), before);
+    before = rows.bits();
   }
-  columns.add_line(Bytes{}, first.data() + 1, row.data(), width - 1, 0);
+  set_range(before, width - 1, width, false);
+  columns.add_line(below, before);
 
   CountsWriter writer;
   std::uint32_t* end = writer.begin();
-  if (first[0]) end = writer.add(1, 0, end);
+  if (begins) end = writer.add(1, 0, end);
   const std::int64_t lines = height;
   columns.for_each(
       [&](std::uint64_t word, std::int64_t x, std::int64_t y) { end = writer.add(word, x * lines + y + 1, end); });
@@ -30,7 +31,7 @@ std::string encode_logits(const Tensor& logits, Size size, float threshold) {
 
 SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map) {
   const std::int64_t height = size.first, width = size.second;
-  LabelRows rows(logits, size, -std::numeric_limits<float>::infinity(), 0);
+  LabelRows rows(logits, size);
   BitColumns columns(height, width);
   rows.row(0, nullptr, map);
   for (std::int64_t y = 1; y < height; ++y) {
