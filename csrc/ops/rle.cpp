@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/parallel.h"
+#include "ops/deinterleave.h"
 
 namespace visdeploy {
 namespace {
@@ -37,7 +38,15 @@ std::vector<std::string> encode(const Tensor& masks, int axis, int num_threads) 
   VD_CHECK(first.shape[0] * first.shape[1] <= kMaxPixels, "[encode] mask: at most ", kMaxPixels, " pixels, got shape ",
            masks.shape_text());
   const double work = static_cast<double>(masks.size()) / 8;
-  parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
+  const int used_threads = choose_threads(num_threads, work);
+  if (interleaved(masks, items_axis)) {
+    parallel_for((n + kInterleaved - 1) / kInterleaved, used_threads, [&](std::int64_t group) {
+      const Deinterleaved some = deinterleave(masks, items_axis, group * kInterleaved);
+      std::transform(some.masks.begin(), some.masks.end(), texts.begin() + group * kInterleaved, encode_one);
+    });
+    return texts;
+  }
+  parallel_for(n, used_threads, [&](std::int64_t i) {
     texts[static_cast<std::size_t>(i)] = encode_one(rank == 3 ? masks.select(items_axis, i) : masks);
   });
   return texts;
