@@ -39,26 +39,30 @@ std::int64_t integer(const py::handle& value, const char* what) {
 
 }  // namespace
 
-Rle from_python(const py::handle& object) {
+Encoded view(const py::handle& object, py::object& counts) {
   if (!py::isinstance<py::dict>(object)) {
     throw py::type_error(
         message("[rle] expected a dict with 'size' and 'counts', got ", Py_TYPE(object.ptr())->tp_name));
   }
-  const py::object size = item(object, size_key()), counts = item(object, counts_key());
+  const py::object size = item(object, size_key());
+  counts = item(object, counts_key());
   VD_CHECK(py::isinstance<py::sequence>(size) && py::len(size) == 2, "[rle] size: expected [height, width]");
   const std::int64_t height = integer(size[py::int_(0)], "size"), width = integer(size[py::int_(1)], "size");
-  if (PyBytes_Check(counts.ptr())) {
-    return parse({PyBytes_AS_STRING(counts.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(counts.ptr()))}, height,
-                 width);
+  if (py::isinstance<py::bytes>(counts) || py::isinstance<py::str>(counts)) {
+    return {height, width, counts.cast<std::string_view>()};
   }
-  if (py::isinstance<py::str>(counts)) return parse(counts.cast<std::string>(), height, width);
   if (!py::isinstance<py::list>(counts) && !py::isinstance<py::tuple>(counts) && !py::isinstance<py::array>(counts)) {
     throw py::type_error(
         message("[rle] counts: expected bytes, str or a list of numbers, got ", Py_TYPE(counts.ptr())->tp_name));
   }
   std::vector<std::int64_t> numbers;
   for (const py::handle& count : counts) numbers.push_back(integer(count, "counts"));
-  return parse(std::move(numbers), height, width);
+  return {height, width, std::move(numbers)};
+}
+
+Rle from_python(const py::handle& object) {
+  py::object kept;
+  return parse(view(object, kept));
 }
 
 std::vector<Rle> from_python(const py::list& objects) {
@@ -140,10 +144,17 @@ py::object encode_logits(const py::object& logits, std::optional<Size> size, flo
 
 py::array decode(const py::object& object, bool rows, int axis, const py::object& num_threads) {
   const int threads_wanted = threads(num_threads, "decode");
-  const std::vector<Rle> rles = one_or_list(object);
-  check_decode(rles);
-  const auto n = static_cast<std::int64_t>(rles.size());
-  const std::int64_t height = rles.empty() ? 0 : rles[0].height, width = rles.empty() ? 0 : rles[0].width;
+  std::vector<Encoded> masks;
+  std::vector<py::object> kept;
+  const auto add = [&](const py::handle& mask) { masks.push_back(view(mask, kept.emplace_back())); };
+  if (py::isinstance<py::list>(object)) {
+    for (const py::handle& mask : object) add(mask);
+  } else {
+    add(object);
+  }
+  check_decode(masks);
+  const auto n = static_cast<std::int64_t>(masks.size());
+  const std::int64_t height = masks.empty() ? 0 : masks[0].height, width = masks.empty() ? 0 : masks[0].width;
   std::vector<std::int64_t> shape{height, width}, strides{rows ? width : 1, rows ? 1 : height};
   if (py::isinstance<py::list>(object)) {
     const std::ptrdiff_t items = axis == 0 ? 0 : 2;
@@ -155,7 +166,7 @@ py::array decode(const py::object& object, bool rows, int axis, const py::object
   std::uint8_t* data = out.mutable_data();
   {
     const py::gil_scoped_release release;
-    visdeploy::decode(rles, rows ? Order::kRow : Order::kColumn, data, threads_wanted);
+    visdeploy::decode(masks, rows ? Order::kRow : Order::kColumn, data, threads_wanted);
   }
   return out;
 }

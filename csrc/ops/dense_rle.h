@@ -95,82 +95,112 @@ std::string encode_samples(const Samples& samples, Tensor mask) {
   return writer.finish(pixels, end);
 }
 
-// The ends of the runs in ascending order: a pixel is foreground where an odd number of them is not above it.
+// The ends of the runs in ascending order: a pixel is foreground where an odd number of them is not above it. What
+// follows the last run is background.
 class RunEnds {
  public:
-  explicit RunEnds(const Rle& rle) : count_(rle.counts.data()), last_(count_ + rle.counts.size() / 2 * 2) { next(); }
+  explicit RunEnds(Counts& counts) : counts_(counts) {
+    refill();
+    next();
+  }
 
   std::int64_t position() const { return position_; }
 
-  void next() { position_ = count_ < last_ ? position_ + *count_++ : std::numeric_limits<std::int64_t>::max(); }
+  void next() {
+    if (count_ == end_) {
+      position_ = std::numeric_limits<std::int64_t>::max();
+      return;
+    }
+    position_ += *count_++;
+    foreground_ = !foreground_;
+    if (count_ != end_) return;
+    refill();
+    if (count_ == end_ && foreground_) position_ = std::numeric_limits<std::int64_t>::max();
+  }
 
  private:
-  const std::int64_t *count_, *last_;
+  void refill() {
+    const auto block = counts_.next();
+    count_ = block.begin;
+    end_ = block.end;
+  }
+
+  Counts& counts_;
+  const std::int64_t *count_, *end_;
   std::int64_t position_ = 0;
+  bool foreground_ = false;  // does one begin at the position?
 };
 
-void decode_columns(const Rle& rle, std::uint8_t* out) {
-  std::uint8_t* const end = out + rle.pixels();
+void decode_columns(Counts& counts, std::uint8_t* out, std::uint8_t* const end) {
   int value = 0;
-  for (const std::int64_t count : rle.counts) {
-    // What is written too far gets overwritten by the next runs.
-    if (count <= 64 && end - out >= 64) {
-      std::memset(out, value, 64);
-    } else {
-      std::memset(out, value, static_cast<std::size_t>(count));
+  for (auto block = counts.next(); block.begin != block.end; block = counts.next()) {
+    for (const std::int64_t* count = block.begin; count != block.end; ++count) {
+      // What is written too far gets overwritten by the next runs.
+      if (*count <= 64 && end - out >= 64) {
+        std::memset(out, value, 64);
+      } else {
+        std::memset(out, value, static_cast<std::size_t>(*count));
+      }
+      out += *count;
+      value ^= 1;
     }
-    out += count;
-    value ^= 1;
   }
   std::memset(out, 0, static_cast<std::size_t>(end - out));
 }
 
-// Marks where each column changes going down, a bit for each pixel, mirrors the bits, and then lets every row inherit
-// from the row above it.
-void decode_rows(const Rle& rle, std::uint8_t* out) {
-  const std::int64_t height = rle.height, width = rle.width;
+// Marks where each column changes going down, a bit for each pixel, mirrors the bits in squares of 64 by 64, and then
+// lets every row inherit from the row above it.
+void decode_rows(Counts& counts, std::int64_t height, std::int64_t width, std::uint8_t* out) {
   const std::int64_t words = (width + 63) / 64, bands = (height + 63) / 64;
-  const Words lines = make_words(bands * 64 * words);  // [line][word]
-  std::vector<std::uint64_t> columns(static_cast<std::size_t>(64 * bands));
-  RunEnds ends(rle);
+  const Words lines = make_words(bands * words * 64);  // [band][word][line], undefined unless active
+  std::vector<std::uint8_t> active(static_cast<std::size_t>(bands * words));
+  std::vector<std::uint64_t> columns(static_cast<std::size_t>(64 * bands));  // [band][column], of one word
+  RunEnds ends(counts);
   std::uint64_t value = 0;
   for (std::int64_t w = 0; w < words; ++w) {
     for (std::int64_t x = w * 64; x < std::min(width, w * 64 + 64); ++x) {
-      std::uint64_t* column = columns.data() + x % 64 * bands;
-      column[0] = value;
+      std::uint64_t* column = columns.data() + x % 64;
+      *column = value;
       for (; ends.position() < (x + 1) * height; ends.next(), value ^= 1) {
         const std::int64_t y = ends.position() - x * height;
-        column[y / 64] ^= std::uint64_t{1} << (y % 64);
+        column[y / 64 * 64] ^= std::uint64_t{1} << (y % 64);
       }
     }
     for (std::int64_t band = 0; band < bands; ++band) {
-      std::uint64_t square[64], mirrored[64], any = 0;
-      for (int i = 0; i < 64; ++i) any |= square[i] = columns[static_cast<std::size_t>(i * bands + band)];
-      if (any) {
-        transpose_bits(square, mirrored);
-      } else {
-        std::memset(mirrored, 0, sizeof(mirrored));
-      }
-      std::uint64_t* line = lines.get() + band * 64 * words + w;
-      for (int i = 0; i < 64; ++i) line[i * words] = mirrored[i];
+      std::uint64_t *square = columns.data() + band * 64, any = 0;
+      for (int i = 0; i < 64; ++i) any |= square[i];
+      if (!any) continue;
+      active[static_cast<std::size_t>(band * words + w)] = 1;
+      transpose_bits(square, lines.get() + (band * words + w) * 64);
+      std::fill_n(square, 64, 0);
     }
-    std::fill(columns.begin(), columns.end(), 0);
   }
+
   std::uint8_t* const end = out + height * width;
   std::vector<std::uint64_t> row(static_cast<std::size_t>(words));
+  std::vector<std::size_t> changing;
   for (std::int64_t y = 0; y < height; ++y) {
-    for (std::int64_t w = 0; w < words; ++w) {
-      const std::uint64_t bits = row[static_cast<std::size_t>(w)] ^= lines.get()[y * words + w];
-      std::uint8_t* to = out + y * width + w * 64;
-      // As above, what is written too far gets overwritten.
-      if (end - to >= 64) {
-        spread_bits(bits, to);
-        continue;
+    const std::int64_t first = y / 64 * words;
+    if (y % 64 == 0) {
+      changing.clear();
+      for (std::int64_t w = 0; w < words; ++w) {
+        if (active[static_cast<std::size_t>(first + w)]) changing.push_back(static_cast<std::size_t>(w));
       }
-      std::uint8_t pixels[64];
-      spread_bits(bits, pixels);
-      std::memcpy(to, pixels, static_cast<std::size_t>(width - w * 64));
     }
+    const std::uint64_t* line = lines.get() + first * 64 + y % 64;
+    for (const std::size_t w : changing) row[w] ^= line[w * 64];
+    for (const std::uint64_t bits : row) {
+      // As above, what is written too far gets overwritten.
+      if (end - out >= 64) {
+        spread_bits(bits, out);
+      } else {
+        std::uint8_t pixels[64];
+        spread_bits(bits, pixels);
+        std::memcpy(out, pixels, static_cast<std::size_t>(end - out));
+      }
+      out += 64;
+    }
+    out += width - words * 64;
   }
 }
 
@@ -180,7 +210,9 @@ std::string encode(const Tensor& mask) { return encode_samples(Bytes{}, mask); }
 
 std::string encode_above(const Tensor& values, float threshold) { return encode_samples(Floats{threshold}, values); }
 
-void decode(const Rle& rle, Order order, std::uint8_t* out) {
-  if (rle.pixels() == 0) return;
-  order == Order::kRow ? decode_rows(rle, out) : decode_columns(rle, out);
+void decode(const Encoded& mask, Order order, std::uint8_t* out) {
+  Counts counts(mask);
+  if (mask.pixels() == 0) return;
+  order == Order::kRow ? decode_rows(counts, mask.height, mask.width, out)
+                       : decode_columns(counts, out, out + mask.pixels());
 }

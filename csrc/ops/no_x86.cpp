@@ -15,15 +15,17 @@ namespace {
 namespace avx2 {
 std::string encode(const Tensor&) { absent(); }
 std::string encode_above(const Tensor&, float) { absent(); }
-void decode(const Rle&, Order, std::uint8_t*) { absent(); }
+void decode(const Encoded&, Order, std::uint8_t*) { absent(); }
 std::string encode_logits(const Tensor&, Size, float) { absent(); }
 SemanticMap semantic_map(const Tensor&, Size, std::uint8_t*) { absent(); }
 }  // namespace avx2
 namespace avx512 {
-std::size_t read_changes(std::string_view, std::size_t&, std::int64_t*) { absent(); }
+std::pair<std::size_t, std::size_t> read_changes(std::string_view, std::size_t, std::int64_t*, std::size_t) {
+  absent();
+}
 std::string encode(const Tensor&) { absent(); }
 std::string encode_above(const Tensor&, float) { absent(); }
-void decode(const Rle&, Order, std::uint8_t*) { absent(); }
+void decode(const Encoded&, Order, std::uint8_t*) { absent(); }
 std::string encode_logits(const Tensor&, Size, float) { absent(); }
 SemanticMap semantic_map(const Tensor&, Size, std::uint8_t*) { absent(); }
 }  // namespace avx512

@@ -16,10 +16,10 @@ std::string encode_one(const Tensor& mask) {
   return cpu::encode(mask);
 }
 
-void decode_one(const Rle& rle, Order order, std::uint8_t* out) {
-  if (isa() == Isa::kAvx512) return avx512::decode(rle, order, out);
-  if (isa() == Isa::kAvx2) return avx2::decode(rle, order, out);
-  cpu::decode(rle, order, out);
+void decode_one(const Encoded& mask, Order order, std::uint8_t* out) {
+  if (isa() == Isa::kAvx512) return avx512::decode(mask, order, out);
+  if (isa() == Isa::kAvx2) return avx2::decode(mask, order, out);
+  cpu::decode(mask, order, out);
 }
 
 }  // namespace
@@ -52,23 +52,22 @@ std::vector<std::string> encode(const Tensor& masks, int axis, int num_threads) 
   return texts;
 }
 
-void check_decode(const std::vector<Rle>& rles) {
-  for (const Rle& rle : rles) {
-    VD_CHECK(rle.pixels() <= kMaxPixels, "[decode] size: at most ", kMaxPixels, " pixels, got [", rle.height, ", ",
-             rle.width, "]");
-    VD_CHECK(rle.height == rles[0].height && rle.width == rles[0].width,
-             "[decode] size: expected the same for all, got [", rles[0].height, ", ", rles[0].width, "] and [",
-             rle.height, ", ", rle.width, "]");
+void check_decode(const std::vector<Encoded>& masks) {
+  for (const Encoded& mask : masks) {
+    VD_CHECK(mask.pixels() <= kMaxPixels, "[decode] size: at most ", kMaxPixels, " pixels, got [", mask.height, ", ",
+             mask.width, "]");
+    VD_CHECK(mask.height == masks[0].height && mask.width == masks[0].width,
+             "[decode] size: expected the same for all, got [", masks[0].height, ", ", masks[0].width, "] and [",
+             mask.height, ", ", mask.width, "]");
   }
 }
 
-void decode(const std::vector<Rle>& rles, Order order, std::uint8_t* out, int num_threads) {
-  check_decode(rles);
-  const auto n = static_cast<std::int64_t>(rles.size());
-  const double work = rles.empty() ? 0 : static_cast<double>(n * rles[0].pixels()) / 8;
+void decode(const std::vector<Encoded>& masks, Order order, std::uint8_t* out, int num_threads) {
+  const auto n = static_cast<std::int64_t>(masks.size());
+  const double work = masks.empty() ? 0 : static_cast<double>(n * masks[0].pixels()) / 16;
   parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
-    const Rle& rle = rles[static_cast<std::size_t>(i)];
-    decode_one(rle, order, out + i * rle.pixels());
+    const Encoded& mask = masks[static_cast<std::size_t>(i)];
+    decode_one(mask, order, out + i * mask.pixels());
   });
 }
 

@@ -14,25 +14,14 @@ namespace visdeploy {
 namespace {
 
 // Holds what every text has in common: sizes that multiply without wrapping.
-Rle sized(const char* op, std::int64_t height, std::int64_t width) {
+void check_size(const char* op, std::int64_t height, std::int64_t width) {
   constexpr std::int64_t limit = (std::int64_t{1} << 31) - 1;
   VD_CHECK(height >= 0 && width >= 0 && height <= limit && width <= limit, "[", op,
            "] size: expected two numbers from 0 to 2147483647, got [", height, ", ", width, "]");
-  return {height, width, {}};
 }
 
-void check_counts(const Rle& rle) {
-  std::int64_t left = rle.pixels();
-  for (const std::int64_t count : rle.counts) {
-    VD_CHECK(count >= 0, "[rle] counts: expected none below zero, got ", count);
-    VD_CHECK(count <= left, "[rle] counts: expected at most ", rle.pixels(), " pixels for size [", rle.height, ", ",
-             rle.width, "], got more");
-    left -= count;
-  }
-}
-
-// The number that begins at character i, and moves i behind it.
-std::int64_t read_change_slowly(std::string_view text, std::size_t& i) {
+// Reads the number that begins at character i, and returns where the next one begins.
+std::size_t read_change_slowly(std::string_view text, std::size_t i, std::int64_t* out) {
   constexpr int kMaxBits = 60;
   std::int64_t x = 0;
   for (int bits = 0;; bits += 5) {
@@ -43,27 +32,38 @@ std::int64_t read_change_slowly(std::string_view text, std::size_t& i) {
     ++i;
     x |= (group & 0x1f) << bits;
     if (group & 0x20) continue;
-    return group & 0x10 ? x - (std::int64_t{1} << (bits + 5)) : x;
+    *out = group & 0x10 ? x - (std::int64_t{1} << (bits + 5)) : x;
+    return i;
   }
 }
 
 // The same, eight characters at a time and without a guess at how many a number has.
-std::int64_t read_change(std::string_view text, std::size_t& i) {
+std::size_t read_change(std::string_view text, std::size_t i, std::int64_t* out) {
   std::uint64_t groups;
-  if (text.size() - i < sizeof(groups)) return read_change_slowly(text, i);
+  if (text.size() - i < sizeof(groups)) return read_change_slowly(text, i, out);
   std::memcpy(&groups, text.data() + i, sizeof(groups));
   groups -= 0x3030303030303030;
   const std::uint64_t last = ~groups & 0x2020202020202020;
   const std::uint64_t used = last ^ (last - 1);  // every bit up to the first one of last
   // A character below '0' borrows from those after it only, so the first bad one shows.
-  if (!last || (groups & 0xc0c0c0c0c0c0c0c0 & (used << 2 | used))) return read_change_slowly(text, i);
+  if (!last || (groups & 0xc0c0c0c0c0c0c0c0 & (used << 2 | used))) return read_change_slowly(text, i, out);
   groups &= 0x1f1f1f1f1f1f1f1f & used;
   groups = (groups & 0x001f001f001f001f) | (groups & 0x1f001f001f001f00) >> 3;
   groups = (groups & 0x000003ff000003ff) | (groups & 0x03ff000003ff0000) >> 6;
   groups = (groups & 0x00000000000fffff) | (groups & 0x000fffff00000000) >> 12;
   const int length = (__builtin_ctzll(last) >> 3) + 1, unused = 64 - 5 * length;
-  i += static_cast<std::size_t>(length);
-  return static_cast<std::int64_t>(groups << unused) >> unused;
+  *out = static_cast<std::int64_t>(groups << unused) >> unused;
+  return i + static_cast<std::size_t>(length);
+}
+
+// By value and out of the way, because variables that something points at do not stay in registers.
+[[noreturn, gnu::noinline]] void refuse_count(const Encoded& mask, std::int64_t count) {
+  VD_CHECK(count >= 0, "[rle] counts: expected none below zero, got ", count);
+  VD_CHECK(count <= mask.pixels() || !std::holds_alternative<std::string_view>(mask.counts),
+           "[rle] counts: expected 0 to ", mask.pixels(), " for size [", mask.height, ", ", mask.width, "], got ",
+           count);
+  throw InputError(message("[rle] counts: expected at most ", mask.pixels(), " pixels for size [", mask.height, ", ",
+                           mask.width, "], got more"));
 }
 
 }  // namespace
@@ -83,35 +83,62 @@ std::string to_string(const Rle& rle) {
   return text.append(chunk, static_cast<std::size_t>(end - chunk));
 }
 
-Rle parse(std::string_view counts, std::int64_t height, std::int64_t width) {
-  Rle rle = sized("rle", height, width);
-  rle.counts.resize(static_cast<std::size_t>(
-      std::count_if(counts.begin(), counts.end(), [](char c) { return ((c - 48) & 0x20) == 0; })));
-  std::size_t i = 0, n = 0;
-  while (n < rle.counts.size()) {
-    if (isa() == Isa::kAvx512) n += avx512::read_changes(counts, i, rle.counts.data() + n);
-    if (n < rle.counts.size()) rle.counts[n++] = read_change(counts, i);
-  }
-  if (i < counts.size()) read_change_slowly(counts, i);  // says what is wrong with it
-
-  std::int64_t left = rle.pixels(), before = 0, last = 0;
-  for (n = 0; n < rle.counts.size(); ++n) {
-    const std::int64_t count = rle.counts[n] + (n > 2 ? before : 0);
-    VD_CHECK(count >= 0 && count <= rle.pixels(), "[rle] counts: expected 0 to ", rle.pixels(), " for size [", height,
-             ", ", width, "], got ", count);
-    VD_CHECK(count <= left, "[rle] counts: expected at most ", rle.pixels(), " pixels for size [", height, ", ", width,
-             "], got more");
-    left -= count;
-    rle.counts[n] = count;
-    before = std::exchange(last, count);
-  }
-  return rle;
+Encoded::Encoded(std::int64_t h, std::int64_t w, std::variant<std::string_view, std::vector<std::int64_t>> c)
+    : height(h), width(w), counts(std::move(c)) {
+  check_size("rle", height, width);
 }
 
-Rle parse(std::vector<std::int64_t> counts, std::int64_t height, std::int64_t width) {
-  Rle rle = sized("rle", height, width);
-  rle.counts = std::move(counts);
-  check_counts(rle);
+Counts::Counts(const Encoded& mask) : mask_(mask), left_(mask.pixels()) {}
+
+Counts::Block Counts::next() {
+  std::int64_t left = left_;
+  if (const auto* numbers = std::get_if<std::vector<std::int64_t>>(&mask_.counts)) {
+    const std::int64_t *begin = numbers->data() + read_, *end = numbers->data() + numbers->size();
+    for (const std::int64_t* count = begin; count != end; ++count) {
+      if (*count < 0 || *count > left) refuse_count(mask_, *count);
+      left -= *count;
+    }
+    read_ = numbers->size();
+    return {begin, end};
+  }
+  const std::string_view text = std::get<std::string_view>(mask_.counts);
+  const bool vectors = isa() == Isa::kAvx512;
+  std::size_t n = 0, i = read_;
+  while (n < kBlock && i < text.size()) {
+    if (vectors) {
+      const auto [read, next] = avx512::read_changes(text, i, block_ + n, kBlock - n);
+      n += read;
+      i = next;
+    }
+    if (n < kBlock && i < text.size()) i = read_change(text, i, block_ + n++);
+  }
+  std::int64_t before = before_, last = last_;
+  for (std::size_t k = 0; k < n; ++k) {
+    // The first three are written as they are.
+    const std::int64_t count = block_[k] + (read_ > 0 || k > 2 ? before : 0);
+    if (count < 0 || count > left) refuse_count(mask_, count);
+    left -= count;
+    block_[k] = count;
+    before = last;
+    last = count;
+  }
+  read_ = i;
+  left_ = left;
+  before_ = before;
+  last_ = last;
+  return {block_, block_ + n};
+}
+
+Rle parse(const Encoded& mask) {
+  Rle rle{mask.height, mask.width, {}};
+  if (const auto* text = std::get_if<std::string_view>(&mask.counts)) {
+    const auto ends = [](char c) { return ((c - 48) & 0x20) == 0; };
+    rle.counts.reserve(static_cast<std::size_t>(std::count_if(text->begin(), text->end(), ends)));
+  }
+  Counts counts(mask);
+  for (auto block = counts.next(); block.begin != block.end; block = counts.next()) {
+    rle.counts.insert(rle.counts.end(), block.begin, block.end);
+  }
   return rle;
 }
 
@@ -142,7 +169,8 @@ std::string to_kaggle(const Rle& rle, Order order, std::int64_t base) {
 
 Rle from_kaggle(const std::string& text, std::int64_t height, std::int64_t width, Order order, std::int64_t base) {
   constexpr const char* kSpaces = " \t\r\n";
-  Rle rle = order == Order::kRow ? sized("from_kaggle", width, height) : sized("from_kaggle", height, width);
+  check_size("from_kaggle", height, width);
+  Rle rle = order == Order::kRow ? Rle{width, height, {}} : Rle{height, width, {}};
   VD_CHECK(rle.pixels() <= kMaxPixels, "[from_kaggle] shape: at most ", kMaxPixels, " pixels, got ", rle.pixels());
   std::vector<std::int64_t> numbers;
   for (std::size_t i = text.find_first_not_of(kSpaces); i != std::string::npos;

@@ -10,11 +10,12 @@ VD_TARGET_BEGIN(VD_AVX512)
 namespace visdeploy::avx512 {
 
 // Sixteen numbers at a time: the characters of each go to a lane of their own.
-std::size_t read_changes(std::string_view text, std::size_t& i, std::int64_t* out) {
+std::pair<std::size_t, std::size_t> read_changes(std::string_view text, std::size_t i, std::int64_t* out,
+                                                 std::size_t room) {
   std::int64_t* const begin_of_out = out;
   const __m512i iota = _mm512_set_epi64(0x3f3e3d3c3b3a3938, 0x3736353433323130, 0x2f2e2d2c2b2a2928, 0x2726252423222120,
                                         0x1f1e1d1c1b1a1918, 0x1716151413121110, 0x0f0e0d0c0b0a0908, 0x0706050403020100);
-  while (i + 64 <= text.size()) {
+  for (; room >= 16 && i + 64 <= text.size(); room -= 16) {
     const __m512i groups = _mm512_sub_epi8(_mm512_loadu_si512(text.data() + i), _mm512_set1_epi8(48));
     const std::uint64_t last = ~_mm512_test_epi8_mask(groups, _mm512_set1_epi8(0x20));
     const bool strange = _mm512_test_epi8_mask(groups, _mm512_set1_epi8(static_cast<char>(0xc0)));
@@ -40,7 +41,7 @@ std::size_t read_changes(std::string_view text, std::size_t& i, std::int64_t* ou
     out += 16;
     i += _tzcnt_u64(_pdep_u64(1 << 15, last)) + 1;
   }
-  return static_cast<std::size_t>(out - begin_of_out);
+  return {static_cast<std::size_t>(out - begin_of_out), i};
 }
 
 }  // namespace visdeploy::avx512
