@@ -56,6 +56,21 @@ std::size_t read_change(std::string_view text, std::size_t i, std::int64_t* out)
   return i + static_cast<std::size_t>(length);
 }
 
+// Reads numbers of one character each, eight at a time, as long as that is what comes; returns how many.
+std::size_t read_short_changes(std::string_view text, std::size_t i, std::int64_t* out, std::size_t room) {
+  std::size_t n = 0;
+  for (std::uint64_t groups; n + sizeof(groups) <= room && i + n + sizeof(groups) <= text.size(); n += sizeof(groups)) {
+    std::memcpy(&groups, text.data() + i + n, sizeof(groups));
+    groups -= 0x3030303030303030;
+    if (groups & 0xe0e0e0e0e0e0e0e0) break;
+    for (std::size_t k = 0; k < sizeof(groups); ++k) {
+      out[n + k] =
+          static_cast<std::int64_t>(groups >> (8 * k) & 0x0f) - static_cast<std::int64_t>(groups >> (8 * k) & 0x10);
+    }
+  }
+  return n;
+}
+
 // By value and out of the way, because variables that something points at do not stay in registers.
 [[noreturn, gnu::noinline]] void refuse_count(const Encoded& mask, std::int64_t count) {
   VD_CHECK(count >= 0, "[rle] counts: expected none below zero, got ", count);
@@ -109,6 +124,10 @@ Counts::Block Counts::next() {
       const auto [read, next] = avx512::read_changes(text, i, block_ + n, kBlock - n);
       n += read;
       i = next;
+    } else {
+      const std::size_t read = read_short_changes(text, i, block_ + n, kBlock - n);
+      n += read;
+      i += read;
     }
     if (n < kBlock && i < text.size()) i = read_change(text, i, block_ + n++);
   }
