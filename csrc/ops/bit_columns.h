@@ -44,6 +44,12 @@ class BitColumns {
     if (++line_ % 64 == 0 || line_ == lines_) end_band();
   }
 
+  // The same of a line of at most 64 columns, as a word that says where it differs.
+  void add_line(std::uint64_t word) {
+    band_.get()[line_ % 64] = word;
+    if (++line_ % 64 == 0 || line_ == lines_) end_band();
+  }
+
   // Calls emit(word, x, y) from left to right and from the top down for every word with any bit set; bit i stands for
   // line y + i of column x.
   template <class Emit>

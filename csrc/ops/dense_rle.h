@@ -47,10 +47,29 @@ std::uint32_t* encode_columns(const Samples& samples, const Tensor& mask, Counts
   return end;
 }
 
+// Adds to `columns` where each row differs from the one above, of rows so narrow that a word holds several: they are
+// compared as one line, from which each takes its bits.
+template <class Samples>
+void add_narrow_rows(const Samples& samples, const std::uint8_t* mask, std::int64_t height, std::int64_t width,
+                     BitColumns& columns) {
+  const std::int64_t pixels = (height - 1) * width;
+  const Words differ = make_words(pixels / 64 + 2);
+  for_each_word(samples, mask + width * Samples::kSize, mask, pixels, kAhead,
+                [&](std::uint64_t word, std::int64_t i) { differ.get()[i / 64] = word; });
+  differ.get()[(pixels + 63) / 64] = 0;
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(differ.get());
+  for (std::int64_t i = 0; i < pixels; i += width) {
+    std::uint64_t word;
+    std::memcpy(&word, bytes + i / 8, sizeof(word));
+    columns.add_line(word >> (i % 8) & ((std::uint64_t{1} << width) - 1));
+  }
+}
+
 // Rows are denser. See Note [Transitions across the run axis].
 template <class Samples>
 std::uint32_t* encode_rows(const Samples& samples, const Tensor& mask, CountsWriter& writer, std::uint32_t* end) {
   constexpr std::int64_t kStrip = 4096;  // columns, whose bits shall stay in cache
+  constexpr std::int64_t kNarrow = 56;   // bits that a word holds from any bit of its first byte on
   const std::int64_t height = mask.shape[0], width = mask.shape[1];
   Lines<Samples> rows(mask, 1);
   if (samples.first_differs(rows(0, 0, 1), Samples::kBackground)) end = writer.add(1, 0, end);
@@ -58,14 +77,19 @@ std::uint32_t* encode_rows(const Samples& samples, const Tensor& mask, CountsWri
     const std::int64_t n = std::min(kStrip, width - left);
     BitColumns columns(height, n);
     const std::int64_t ahead = mask.strides[0] * (kAhead / (n * Samples::kSize) + 1);
-    const std::uint8_t* above = rows(0, left, n);
-    for (std::int64_t y = 1; y < height; ++y) {
-      const std::uint8_t* row = rows(y, left, n);
-      columns.add_line(samples, row, above, n, ahead);
-      above = row;
+    if (width <= kNarrow && mask.strides[1] == Samples::kSize && mask.strides[0] == width * Samples::kSize) {
+      add_narrow_rows(samples, mask.at<std::uint8_t>(0), height, width, columns);
+    } else {
+      const std::uint8_t* above = rows(0, left, n);
+      for (std::int64_t y = 1; y < height; ++y) {
+        const std::uint8_t* row = rows(y, left, n);
+        columns.add_line(samples, row, above, n, ahead);
+        above = row;
+      }
     }
     const std::int64_t below = std::min(n, width - left - 1);
-    columns.add_line(samples, rows(0, left + 1, below), above, below, 0);
+    const std::uint8_t* last = rows(height - 1, left, n);
+    columns.add_line(samples, rows(0, left + 1, below), last, below, 0);
     columns.for_each([&](std::uint64_t word, std::int64_t x, std::int64_t y) {
       end = writer.add(word, (left + x) * height + y + 1, end);
     });
@@ -213,6 +237,7 @@ std::string encode_above(const Tensor& values, float threshold) { return encode_
 void decode(const Encoded& mask, Order order, std::uint8_t* out) {
   Counts counts(mask);
   if (mask.pixels() == 0) return;
-  order == Order::kRow ? decode_rows(counts, mask.height, mask.width, out)
-                       : decode_columns(counts, out, out + mask.pixels());
+  const bool one_line = mask.height == 1 || mask.width == 1;
+  order == Order::kRow && !one_line ? decode_rows(counts, mask.height, mask.width, out)
+                                    : decode_columns(counts, out, out + mask.pixels());
 }
