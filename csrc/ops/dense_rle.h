@@ -184,11 +184,18 @@ void decode_rows(Counts& counts, std::int64_t height, std::int64_t width, std::u
   for (std::int64_t w = 0; w < words; ++w) {
     for (std::int64_t x = w * 64; x < std::min(width, w * 64 + 64); ++x) {
       std::uint64_t* column = columns.data() + x % 64;
-      *column = value;
+      std::uint64_t bits = value;
+      std::int64_t band = 0;
       for (; ends.position() < (x + 1) * height; ends.next(), value ^= 1) {
         const std::int64_t y = ends.position() - x * height;
-        column[y / 64 * 64] ^= std::uint64_t{1} << (y % 64);
+        if (y / 64 != band) {
+          column[band * 64] = bits;
+          band = y / 64;
+          bits = 0;
+        }
+        bits ^= std::uint64_t{1} << (y % 64);
       }
+      column[band * 64] = bits;
     }
     for (std::int64_t band = 0; band < bands; ++band) {
       std::uint64_t *square = columns.data() + band * 64, any = 0;
