@@ -73,8 +73,7 @@ def decode(
         raise InputError(f'[decode] order: expected "F" or "C", got {order!r}')
     if axis not in (0, -1):
         raise InputError(f"[decode] axis: expected 0 or -1, got {axis!r}")
-    masks: NDArray[np.uint8] = _core.decode(rle, order == "C", axis, num_threads)
-    return masks
+    return _core.decode(rle, order == "C", axis, num_threads)
 
 
 def area(rle: Rle | list[Rle]) -> Any:
@@ -106,8 +105,7 @@ def toBbox(rle: Rle | list[Rle]) -> NDArray[np.float64]:
         TypeError: An RLE is not a dict, or its counts are no counts.
         InputError: Counts are malformed or exceed the size.
     """
-    boxes: NDArray[np.float64] = _core.to_bbox(rle)
-    return boxes
+    return _core.to_bbox(rle)
 
 
 def encode_logits(
