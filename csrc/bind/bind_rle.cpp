@@ -100,13 +100,20 @@ py::list to_python(const std::vector<Rle>& rles, const std::vector<std::string>&
 
 namespace {
 
-// One RLE, or a list.
-std::vector<Rle> one_or_list(const py::object& object) {
-  if (py::isinstance<py::list>(object)) return from_python(py::reinterpret_borrow<py::list>(object));
-  std::vector<Rle> rles;
-  rles.push_back(from_python(object));
-  return rles;
-}
+// One RLE, or a list of them, unread.
+struct Views {
+  explicit Views(const py::object& object) : listed(py::isinstance<py::list>(object)) {
+    if (listed) {
+      for (const py::handle& mask : object) masks.push_back(view(mask, kept.emplace_back()));
+    } else {
+      masks.push_back(view(object, kept.emplace_back()));
+    }
+  }
+
+  bool listed;
+  std::vector<Encoded> masks;
+  std::vector<py::object> kept;  // owns the texts
+};
 
 // A 2-D array is one mask, and has one answer.
 py::object one_or_all(const std::vector<std::string>& texts, std::int64_t height, std::int64_t width, int rank) {
@@ -144,19 +151,13 @@ py::object encode_logits(const py::object& logits, std::optional<Size> size, flo
 
 py::array decode(const py::object& object, bool rows, int axis, const py::object& num_threads) {
   const int threads_wanted = threads(num_threads, "decode");
-  std::vector<Encoded> masks;
-  std::vector<py::object> kept;
-  const auto add = [&](const py::handle& mask) { masks.push_back(view(mask, kept.emplace_back())); };
-  if (py::isinstance<py::list>(object)) {
-    for (const py::handle& mask : object) add(mask);
-  } else {
-    add(object);
-  }
+  const Views views(object);
+  const std::vector<Encoded>& masks = views.masks;
   check_decode(masks);
   const auto n = static_cast<std::int64_t>(masks.size());
   const std::int64_t height = masks.empty() ? 0 : masks[0].height, width = masks.empty() ? 0 : masks[0].width;
   std::vector<std::int64_t> shape{height, width}, strides{rows ? width : 1, rows ? 1 : height};
-  if (py::isinstance<py::list>(object)) {
+  if (views.listed) {
     const std::ptrdiff_t items = axis == 0 ? 0 : 2;
     shape.insert(shape.begin() + items, n);
     strides.insert(strides.begin() + items, height * width);
@@ -172,22 +173,22 @@ py::array decode(const py::object& object, bool rows, int axis, const py::object
 }
 
 py::object area(const py::object& object) {
-  const std::vector<Rle> rles = one_or_list(object);
-  if (!py::isinstance<py::list>(object)) return py::int_(visdeploy::area(rles[0]));
-  py::array_t<std::uint64_t> out(static_cast<py::ssize_t>(rles.size()));
+  const Views views(object);
+  if (!views.listed) return py::int_(visdeploy::area(views.masks[0]));
+  py::array_t<std::uint64_t> out(static_cast<py::ssize_t>(views.masks.size()));
   std::uint64_t* areas = out.mutable_data();
-  for (const Rle& rle : rles) *areas++ = static_cast<std::uint64_t>(visdeploy::area(rle));
+  for (const Encoded& mask : views.masks) *areas++ = static_cast<std::uint64_t>(visdeploy::area(mask));
   return out;
 }
 
 py::array to_bbox(const py::object& object) {
-  const std::vector<Rle> rles = one_or_list(object);
+  const Views views(object);
   std::vector<py::ssize_t> shape{4};
-  if (py::isinstance<py::list>(object)) shape.insert(shape.begin(), static_cast<py::ssize_t>(rles.size()));
+  if (views.listed) shape.insert(shape.begin(), static_cast<py::ssize_t>(views.masks.size()));
   py::array_t<double> out(shape);
   double* box = out.mutable_data();
-  for (const Rle& rle : rles) {
-    visdeploy::to_bbox(rle, box);
+  for (const Encoded& mask : views.masks) {
+    visdeploy::to_bbox(mask, box);
     box += 4;
   }
   return out;

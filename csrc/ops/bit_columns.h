@@ -18,11 +18,12 @@ class BitColumns {
  public:
   BitColumns(std::int64_t lines, std::int64_t width)
       : lines_(lines),
+        width_(width),
         words_((width + 63) / 64),
         bands_((lines + 63) / 64),
         groups_((bands_ + 63) / 64),
         band_(make_words(words_ * 64)),
-        columns_(make_words(words_ * 64 * bands_ + 8)),
+        columns_(make_words(width_ * bands_ + 8)),
         active_(make_words(words_ * 64 * groups_)) {
     std::memset(active_.get(), 0, static_cast<std::size_t>(words_ * groups_) * 64 * sizeof(std::uint64_t));
   }
@@ -55,7 +56,7 @@ class BitColumns {
   template <class Emit>
   void for_each(const Emit& emit) const {
     std::vector<const std::uint64_t*> next;
-    for (std::int64_t band = 0; band < bands_; ++band) next.push_back(columns_.get() + band * words_ * 64);
+    for (std::int64_t band = 0; band < bands_; ++band) next.push_back(columns_.get() + band * width_);
     // Which words come next, listed before they are used: their number differs from column to column, and the end of a
     // loop over those of one is what the processor would guess wrong. Six bits for the column, the others for the band.
     const std::unique_ptr<std::uint32_t[]> list(new std::uint32_t[static_cast<std::size_t>(64 * bands_ + 64)]);
@@ -80,7 +81,7 @@ class BitColumns {
  private:
   void end_band() {
     const std::int64_t band = (line_ - 1) / 64, filled = (line_ - 1) % 64 + 1;
-    std::uint64_t* out = columns_.get() + band * words_ * 64;
+    std::uint64_t* out = columns_.get() + band * width_;
     for (std::int64_t w = 0; w < words_; ++w) {
       std::uint64_t* square = band_.get() + w * 64;
       std::uint64_t any = 0;
@@ -94,7 +95,7 @@ class BitColumns {
     }
   }
 
-  const std::int64_t lines_, words_, bands_, groups_;
+  const std::int64_t lines_, width_, words_, bands_, groups_;
   Words band_;     // [word][line]: 64 lines of bits
   Words columns_;  // [band]: 64 lines of each active column, side by side
   Words active_;   // [64 bands][word][band]: the columns that have any bit set in the band

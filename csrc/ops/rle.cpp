@@ -37,7 +37,7 @@ std::vector<std::string> encode(const Tensor& masks, int axis, int num_threads) 
   const Tensor first = rank == 3 ? masks.select(items_axis, 0) : masks;
   VD_CHECK(first.shape[0] * first.shape[1] <= kMaxPixels, "[encode] mask: at most ", kMaxPixels, " pixels, got shape ",
            masks.shape_text());
-  const double work = static_cast<double>(masks.size()) / 8;
+  const double work = static_cast<double>(masks.size()) / 12;
   const int used_threads = choose_threads(num_threads, work);
   if (interleaved(masks, items_axis)) {
     parallel_for((n + kInterleaved - 1) / kInterleaved, used_threads, [&](std::int64_t group) {
@@ -71,24 +71,43 @@ void decode(const std::vector<Encoded>& masks, Order order, std::uint8_t* out, i
   });
 }
 
-std::int64_t area(const Rle& rle) {
+std::int64_t area(const Encoded& mask) {
   std::int64_t sum = 0;
-  for (std::size_t i = 1; i < rle.counts.size(); i += 2) sum += rle.counts[i];
+  std::ptrdiff_t first = 1;  // of foreground in the block
+  Counts counts(mask);
+  for (auto block = counts.next(); block.begin != block.end; block = counts.next()) {
+    const std::ptrdiff_t n = block.end - block.begin;
+    for (std::ptrdiff_t i = first; i < n; i += 2) sum += block.begin[i];
+    first = (first + n) % 2;
+  }
   return sum;
 }
 
-void to_bbox(const Rle& rle, double* xywh) {
-  std::int64_t left = rle.width, top = rle.height, right = -1, bottom = -1, position = 0;
-  for (std::size_t i = 0; i < rle.counts.size(); ++i) {
-    const std::int64_t begin = position, count = rle.counts[i];
-    position += count;
-    if (i % 2 == 0 || count == 0) continue;
-    const std::int64_t last = position - 1, first_x = begin / rle.height, last_x = last / rle.height;
-    const bool spans_columns = first_x < last_x;
-    left = std::min(left, first_x);
-    right = std::max(right, last_x);
-    top = std::min(top, spans_columns ? 0 : begin % rle.height);
-    bottom = std::max(bottom, spans_columns ? rle.height - 1 : last % rle.height);
+void to_bbox(const Encoded& mask, double* xywh) {
+  const std::int64_t height = mask.height;
+  std::int64_t left = -1, top = height, right = -1, bottom = -1;
+  // A column and the position of its first pixel, moved on as the runs are.
+  std::int64_t x = 0, start = 0, position = 0;
+  const auto move_to = [&](std::int64_t pixel) {
+    if (pixel - start < height) return;
+    x = pixel - start < 2 * height ? x + 1 : pixel / height;
+    start = x * height;
+  };
+  bool foreground = false;
+  Counts counts(mask);
+  for (auto block = counts.next(); block.begin != block.end; block = counts.next()) {
+    for (const std::int64_t* count = block.begin; count != block.end; ++count, foreground = !foreground) {
+      const std::int64_t begin = position;
+      position += *count;
+      if (!foreground || *count == 0) continue;
+      move_to(begin);
+      if (left < 0) left = x;
+      const bool spans_columns = position - start > height;
+      top = std::min(top, spans_columns ? 0 : begin - start);
+      move_to(position - 1);
+      bottom = std::max(bottom, spans_columns ? height - 1 : position - 1 - start);
+      right = x;
+    }
   }
   const bool empty = right < 0;
   xywh[0] = empty ? 0 : static_cast<double>(left);

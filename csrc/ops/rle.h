@@ -71,10 +71,10 @@ void decode(const std::vector<Encoded>& masks, Order order, std::uint8_t* out, i
 void check_decode(const std::vector<Encoded>& masks);
 
 // Foreground pixels.
-std::int64_t area(const Rle& rle);
+std::int64_t area(const Encoded& mask);
 
 // x, y, width and height of the tightest box in pixels, zeros where nothing is set.
-void to_bbox(const Rle& rle, double* xywh);
+void to_bbox(const Encoded& mask, double* xywh);
 
 // COCO's compressed string, and back.
 std::string to_string(const Rle& rle);
