@@ -28,7 +28,7 @@ struct Floats {
 };
 
 // How far ahead of its use memory is asked for, in bytes: processors do so by themselves, but not across pages.
-constexpr std::int64_t kAhead = 3072;
+constexpr std::int64_t kAhead = 2048;
 
 // Calls emit(word, i) for each 64 of n samples, ascending: bit k says whether a and b differ at i + k. What lies
 // `ahead` bytes behind a is needed next.
@@ -38,7 +38,7 @@ void for_each_word(const Samples& samples, const std::uint8_t* a, const std::uin
   constexpr std::int64_t kSize = Samples::kSize;
   std::int64_t i = 0;
   for (; i + 64 <= n; i += 64) {
-    for (int k = 0; k < kSize; ++k) __builtin_prefetch(a + i * kSize + ahead + 64 * k, 0, 2);
+    for (int k = 0; k < kSize; ++k) __builtin_prefetch(a + i * kSize + ahead + 64 * k, 0, 3);
     emit(samples.differ(a + i * kSize, b + i * kSize), i);
   }
   if (i == n) return;
