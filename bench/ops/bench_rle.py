@@ -1,20 +1,46 @@
-"""How long do masks and logits take to become COCO RLE, against pycocotools and OpenCV on one thread?"""
+"""How long do masks and logits take to become COCO RLE and back, against every public implementation, on one thread?"""
 
+import ctypes
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
+import faster_coco_eval.core.mask as faster
 import numpy as np
+import rlemasklib
+import torch
+import ultrafast_pycocotools.mask as ultrafast
 from pycocotools import mask as coco
 
-from timing import Row, compare, main
+import timing
+from timing import Row, compare, equal, main
 from visdeploy import mask, ops
 
 SIZES = [(480, 640), (1280, 1918), (4000, 6000)]
+RNG = np.random.default_rng(0)
+# What only takes Fortran order; their users copy.
+COLUMNS_ONLY = {"pycocotools": coco, "ultrafast-pycocotools": ultrafast, "faster-coco-eval": faster}
 
 
-def smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    noise = cv2.GaussianBlur(rng.normal(size=(height, width)).astype(np.float32), (0, 0), min(height, width) / 20)
+def smooth(height: int, width: int) -> np.ndarray:
+    noise = cv2.GaussianBlur(RNG.normal(size=(height, width)).astype(np.float32), (0, 0), min(height, width) / 20)
     return noise / noise.std()
+
+
+def objects(height: int, width: int) -> np.ndarray:
+    return (cv2.resize(smooth(200, 300), (width, height)) > 0).astype(np.uint8)
+
+
+def dense(height: int, width: int) -> dict[str, np.ndarray]:
+    y, x = np.mgrid[:height, :width]
+    masks = {"noise": RNG.integers(0, 2, (height, width), np.uint8), "checkerboard": ((x + y) % 2).astype(np.uint8)}
+    for percent in (1, 3, 10, 30):
+        salt = RNG.random((height, width)) < percent / 100
+        masks[f"{percent}% salt and pepper"] = objects(height, width) ^ salt
+    return masks
 
 
 def nearly_same_rle(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -22,76 +48,125 @@ def nearly_same_rle(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return np.count_nonzero(mask.decode(a) != mask.decode(b)) <= 1e-5 * np.prod(a["size"])
 
 
-def nearly_same_map(a: Any, b: Any) -> bool:
-    return np.count_nonzero(a[0] != b[0]) <= 1e-5 * a[0].size
+def nearly_same_map(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.count_nonzero(a != b) <= 1e-5 * a.size
 
 
-def encode_rivals(height: int, width: int, rng: np.random.Generator) -> list[Row]:
-    m = (cv2.resize(smooth(rng, 200, 300), (width, height)) > 0).astype(np.uint8)
-    fortran, rle, name = np.asfortranarray(m), mask.encode(m), f"{height}x{width}"
-    ours, copying = lambda: mask.encode(m), lambda: coco.encode(np.asfortranarray(m))
-    rows = compare(f"encode C order {name}", {"visdeploy": ours, "asfortranarray+pycocotools": copying})
-    ours, copying = lambda: mask.encode(fortran), lambda: coco.encode(fortran)
-    rows += compare(f"encode F order {name}", {"visdeploy": ours, "pycocotools": copying})
-    noise = rng.integers(0, 2, m.shape, np.uint8)
-    ours, copying = lambda: mask.encode(noise), lambda: coco.encode(np.asfortranarray(noise))
-    rows += compare(f"encode noise {name}", {"visdeploy": ours, "asfortranarray+pycocotools": copying})
-    return rows + compare(
-        f"decode {name}", {"visdeploy": lambda: mask.decode(rle), "pycocotools": lambda: coco.decode(rle)}
-    )
+def encode(name: str, m: np.ndarray, *, axis: int = -1, num_threads: int | None = None) -> list[Row]:
+    """Time `m` as it lies in memory."""
+    columns = np.moveaxis(m, 0, -1) if axis == 0 else m
+    contenders: dict[str, Callable[[], Any]] = {
+        "visdeploy": lambda: mask.encode(m, axis=axis, num_threads=num_threads),  # type: ignore[arg-type]
+        "rlemasklib": lambda: rlemasklib.encode(m, batch_first=axis == 0),
+    }
+    for rival, module in COLUMNS_ONLY.items():
+        contenders[rival] = lambda module=module: module.encode(np.asfortranarray(columns))
+
+    def same(a: Any, b: Any) -> bool:
+        return [(r["size"], r["counts"]) for r in np.atleast_1d(a)] == [
+            (list(r["size"]), r["counts"]) for r in np.atleast_1d(b)
+        ]
+
+    return compare(f"encode {name}", contenders, same)
 
 
-def logits_rivals(height: int, width: int, rng: np.random.Generator) -> list[Row]:
+def decode(name: str, rle: Any) -> list[Row]:
+    columns = {"visdeploy": lambda: mask.decode(rle)}
+    columns |= {rival: lambda module=module: module.decode(rle) for rival, module in COLUMNS_ONLY.items()}
+    if isinstance(rle, list):
+        return compare(f"decode F order {name}", columns)
+    columns["rlemasklib"] = lambda: rlemasklib.decode(rle)
+    rows: dict[str, Callable[[], Any]] = {
+        "visdeploy": lambda: mask.decode(rle, order="C"),
+        "rlemasklib": lambda: rlemasklib.RLEMask.from_dict(rle).to_array(order="C"),
+    }
+    for rival, module in COLUMNS_ONLY.items():
+        rows[rival] = lambda module=module: np.ascontiguousarray(module.decode(rle))
+    return compare(f"decode F order {name}", columns) + compare(f"decode C order {name}", rows)
+
+
+def single_masks() -> list[Row]:
     rows = []
-    for h, w in [(256, 256), (height // 4, width // 4), (height, width)]:
-        logits = smooth(rng, h, w)
-
-        def rival(logits: np.ndarray = logits) -> dict[str, Any]:
-            large = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR)
-            return coco.encode(np.asfortranarray((large > 0).view(np.uint8)))
-
-        def ours(logits: np.ndarray = logits) -> dict[str, Any]:
-            return mask.encode_logits(logits, (height, width))
-
-        case = f"logits {h}x{w} to {height}x{width}"
-        rows += compare(case, {"visdeploy": ours, "cv2+threshold+pycocotools": rival}, nearly_same_rle)
+    for height, width in [(1, 1), (16, 16), (64, 64), *SIZES]:
+        m, size = objects(height, width), f"{height}x{width}"
+        rows += encode(f"C order {size}", m) + encode(f"F order {size}", np.asfortranarray(m))
+        rows += decode(size, mask.encode(m))
+    for kind, m in dense(480, 640).items():
+        name = f"480x640 {kind}"
+        rows += encode(f"C order {name}", m) + encode(f"F order {name}", np.asfortranarray(m))
+        rows += decode(name, mask.encode(m))
     return rows
 
 
-def semantic_rivals(classes: int, h: int, w: int, scale: int, rng: np.random.Generator) -> list[Row]:
-    logits = np.stack([smooth(rng, h, w) for _ in range(classes)])
-    height, width = h * scale, w * scale
+def batches() -> list[Row]:
+    masks = np.stack([objects(640, 640) for _ in range(100)])
+    last = np.ascontiguousarray(np.moveaxis(masks, 0, -1))
+    rows = encode("100 of 640x640, (N, H, W)", masks, axis=0, num_threads=1)
+    rows += encode("100 of 640x640, (N, H, W), threads", masks, axis=0)
+    rows += encode("100 of 640x640, (H, W, N)", last, num_threads=1)
+    return rows + decode("100 of 640x640", mask.encode(masks, axis=0))
 
-    def label_map() -> tuple[np.ndarray]:
-        large = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in logits]
-        return (np.argmax(np.stack(large), axis=0).astype(np.uint8),)
 
-    def rival_with_rles() -> Any:
-        labels = label_map()[0]
-        masks = [np.asfortranarray((labels == c).view(np.uint8)) for c in range(classes)]
-        return labels, np.bincount(labels.ravel(), minlength=classes), [coco.encode(m) for m in masks]
+def vector_sum() -> Callable[[np.ndarray], float]:
+    source = Path(__file__).parent / "vector_sum.cpp"
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "vector_sum.so"
+        flags = ["-O3", "-march=native", "-ffast-math", "-shared", "-fPIC"]
+        subprocess.run(["g++", *flags, str(source), "-o", str(library)], check=True)
+        function = ctypes.CDLL(str(library)).vector_sum
+    function.restype = ctypes.c_float
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return lambda values: function(values.ctypes.data, values.size)
 
-    return compare(
-        f"semantic_map {classes}x{h}x{w} to {height}x{width}",
-        {
-            "visdeploy": lambda: ops.semantic_map(logits, (height, width)),
-            "cv2+argmax, no RLE": label_map,
-            "cv2+argmax+pycocotools": rival_with_rles,
-        },
-        nearly_same_map,
-    )
+
+def logits() -> list[Row]:
+    rows = []
+    for (h, w), (height, width) in [
+        ((1280, 1918), (1280, 1918)),
+        ((256, 256), (1080, 1920)),
+        ((512, 512), (1280, 1918)),
+    ]:
+        values = cv2.resize(smooth(200, 300), (w, h))
+
+        def rival(values: np.ndarray = values, size: tuple[int, int] = (width, height)) -> dict[str, Any]:
+            large = values if values.shape[::-1] == size else cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
+            return coco.encode(np.asfortranarray((large > 0).view(np.uint8)))
+
+        def ours(values: np.ndarray = values, size: tuple[int, int] = (height, width)) -> dict[str, Any]:
+            return mask.encode_logits(values, size)
+
+        case = f"encode_logits {h}x{w} to {height}x{width}"
+        rows += compare(case, {"visdeploy": ours, "cv2+threshold+pycocotools": rival}, nearly_same_rle)
+    full, total = cv2.resize(smooth(200, 300), (1918, 1280)), vector_sum()
+    floor = {"visdeploy": lambda: mask.encode_logits(full), "vectorised sum, C++": lambda: total(full)}
+    return rows + compare("encode_logits 1280x1918, same size", floor, lambda a, b: equal(a, mask.encode(full > 0)))
+
+
+def semantic_maps() -> list[Row]:
+    rows = []
+    for classes, h, w, scale in [(21, 128, 128, 4), (19, 256, 512, 4)]:
+        values = np.stack([smooth(h, w) for _ in range(classes)])
+        tensor, size = torch.from_numpy(values)[None], (h * scale, w * scale)
+
+        def rival(tensor: torch.Tensor = tensor, size: tuple[int, int] = size) -> np.ndarray:
+            large = torch.nn.functional.interpolate(tensor, size=size, mode="bilinear", align_corners=False)
+            return large.argmax(1)[0].to(torch.uint8).numpy()
+
+        def ours(values: np.ndarray = values, size: tuple[int, int] = size) -> np.ndarray:
+            return ops.semantic_map(values, size)[0]
+
+        case = f"semantic_map {classes}x{h}x{w} to {size[0]}x{size[1]}"
+        rows += compare(case, {"visdeploy": ours, "torch interpolate+argmax, no RLE": rival}, nearly_same_map)
+    return rows
 
 
 def cases() -> list[Row]:
     cv2.setNumThreads(1)
-    rng = np.random.default_rng(0)
-    rows = []
-    for height, width in SIZES:
-        rows += encode_rivals(height, width, rng) + logits_rivals(height, width, rng)
-    for classes, h, w, scale in [(12, 180, 240, 4), (21, 128, 128, 4), (19, 256, 512, 4)]:
-        rows += semantic_rivals(classes, h, w, scale, rng)
-    return rows
+    torch.set_num_threads(1)
+    timing.BUDGET_S = 0.1  # there are many cases
+    return single_masks() + batches() + logits() + semantic_maps()
 
 
 if __name__ == "__main__":
-    main(cases, ["visdeploy", "numpy", "opencv-python", "pycocotools"])
+    rivals = ["pycocotools", "ultrafast-pycocotools", "rlemasklib", "faster-coco-eval", "opencv-python", "torch"]
+    main(cases, ["visdeploy", "numpy", *rivals])

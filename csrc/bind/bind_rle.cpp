@@ -11,6 +11,23 @@
 namespace visdeploy::bind {
 namespace {
 
+// A dict's value, without making a string for its key each time.
+py::object item(const py::handle& dict, PyObject* key) {
+  const auto value = py::reinterpret_steal<py::object>(PyObject_GetItem(dict.ptr(), key));
+  if (!value) throw py::error_already_set();
+  return value;
+}
+
+PyObject* size_key() {
+  static PyObject* const key = PyUnicode_InternFromString("size");
+  return key;
+}
+
+PyObject* counts_key() {
+  static PyObject* const key = PyUnicode_InternFromString("counts");
+  return key;
+}
+
 std::int64_t integer(const py::handle& value, const char* what) {
   int overflow = 0;
   const py::object number = py::reinterpret_steal<py::object>(PyNumber_Long(value.ptr()));
@@ -22,16 +39,17 @@ std::int64_t integer(const py::handle& value, const char* what) {
 
 }  // namespace
 
-Rle from_python(const py::handle& object) {
+Encoded view(const py::handle& object, py::object& counts) {
   if (!py::isinstance<py::dict>(object)) {
     throw py::type_error(
         message("[rle] expected a dict with 'size' and 'counts', got ", Py_TYPE(object.ptr())->tp_name));
   }
-  const py::object size = object["size"], counts = object["counts"];
+  const py::object size = item(object, size_key());
+  counts = item(object, counts_key());
   VD_CHECK(py::isinstance<py::sequence>(size) && py::len(size) == 2, "[rle] size: expected [height, width]");
   const std::int64_t height = integer(size[py::int_(0)], "size"), width = integer(size[py::int_(1)], "size");
   if (py::isinstance<py::bytes>(counts) || py::isinstance<py::str>(counts)) {
-    return parse(counts.cast<std::string>(), height, width);
+    return {height, width, counts.cast<std::string_view>()};
   }
   if (!py::isinstance<py::list>(counts) && !py::isinstance<py::tuple>(counts) && !py::isinstance<py::array>(counts)) {
     throw py::type_error(
@@ -39,7 +57,12 @@ Rle from_python(const py::handle& object) {
   }
   std::vector<std::int64_t> numbers;
   for (const py::handle& count : counts) numbers.push_back(integer(count, "counts"));
-  return parse(std::move(numbers), height, width);
+  return {height, width, std::move(numbers)};
+}
+
+Rle from_python(const py::handle& object) {
+  py::object kept;
+  return parse(view(object, kept));
 }
 
 std::vector<Rle> from_python(const py::list& objects) {
@@ -57,9 +80,15 @@ std::vector<std::string> to_strings(const std::vector<Rle>& rles) {
 }
 
 py::dict to_python(const std::string& counts, std::int64_t height, std::int64_t width) {
+  py::list size(2);
+  size[0] = height;
+  size[1] = width;
   py::dict dict;
-  dict["size"] = std::vector{height, width};
-  dict["counts"] = py::bytes(counts);
+  const py::bytes text(counts);
+  if (PyDict_SetItem(dict.ptr(), size_key(), size.ptr()) != 0 ||
+      PyDict_SetItem(dict.ptr(), counts_key(), text.ptr()) != 0) {
+    throw py::error_already_set();
+  }
   return dict;
 }
 
@@ -71,71 +100,95 @@ py::list to_python(const std::vector<Rle>& rles, const std::vector<std::string>&
 
 namespace {
 
-py::array zeros(const std::vector<std::int64_t>& shape, const char* dtype) {
-  // Not py::array(shape): these pages are zero without being touched.
-  return py::module_::import("numpy").attr("zeros")(py::cast(shape), dtype);
-}
+// One RLE, or a list of them, unread.
+struct Views {
+  explicit Views(const py::object& object) : listed(py::isinstance<py::list>(object)) {
+    if (listed) {
+      for (const py::handle& mask : object) masks.push_back(view(mask, kept.emplace_back()));
+    } else {
+      masks.push_back(view(object, kept.emplace_back()));
+    }
+  }
+
+  bool listed;
+  std::vector<Encoded> masks;
+  std::vector<py::object> kept;  // owns the texts
+};
 
 // A 2-D array is one mask, and has one answer.
-py::object one_or_all(const py::list& items, int rank) {
-  if (rank == 2) return items[0];
-  return items;
+py::object one_or_all(const std::vector<std::string>& texts, std::int64_t height, std::int64_t width, int rank) {
+  if (rank == 2) return to_python(texts[0], height, width);
+  py::list list(texts.size());
+  for (std::size_t i = 0; i < texts.size(); ++i) list[i] = to_python(texts[i], height, width);
+  return list;
 }
 
 py::object encode(const py::object& mask, int axis, const py::object& num_threads) {
   const Array array(mask, "encode", "mask");
   const int n = threads(num_threads, "encode");
-  std::vector<Rle> rles;
-  std::vector<std::string> strings;
+  std::vector<std::string> texts;
   {
     const py::gil_scoped_release release;
-    rles = visdeploy::encode(*array, axis, n);
-    strings = to_strings(rles);
+    texts = visdeploy::encode(*array, axis, n);
   }
-  return one_or_all(to_python(rles, strings), array->rank());
+  const std::size_t first = array->rank() == 3 && axis == 0 ? 1 : 0;
+  return one_or_all(texts, array->shape[first], array->shape[first + 1], array->rank());
 }
 
 py::object encode_logits(const py::object& logits, std::optional<Size> size, float threshold, std::optional<Size> valid,
                          const py::object& num_threads) {
   const Array array(logits, "encode_logits", "logits");
   const int n = threads(num_threads, "encode_logits");
-  std::vector<Rle> rles;
-  std::vector<std::string> strings;
+  std::vector<std::string> texts;
   {
     const py::gil_scoped_release release;
-    rles = visdeploy::encode_logits(*array, {size, valid, threshold}, n);
-    strings = to_strings(rles);
+    texts = visdeploy::encode_logits(*array, {size, valid, threshold}, n);
   }
-  return one_or_all(to_python(rles, strings), array->rank());
+  const auto last = array->shape.rbegin();
+  const auto [height, width] = size ? *size : valid ? *valid : Size{last[1], last[0]};
+  return one_or_all(texts, height, width, array->rank());
 }
 
-py::array decode(const py::list& objects, bool rows, const py::object& num_threads) {
+py::array decode(const py::object& object, bool rows, int axis, const py::object& num_threads) {
   const int threads_wanted = threads(num_threads, "decode");
-  const std::vector<Rle> rles = from_python(objects);
-  const std::int64_t height = rles.empty() ? 0 : rles[0].height, width = rles.empty() ? 0 : rles[0].width;
-  check_decode(rles);
-  const auto n = static_cast<std::int64_t>(rles.size());
-  py::array out = zeros(rows ? std::vector{n, height, width} : std::vector{n, width, height}, "uint8");
-  auto* data = static_cast<std::uint8_t*>(out.mutable_data());
+  const Views views(object);
+  const std::vector<Encoded>& masks = views.masks;
+  check_decode(masks);
+  const auto n = static_cast<std::int64_t>(masks.size());
+  const std::int64_t height = masks.empty() ? 0 : masks[0].height, width = masks.empty() ? 0 : masks[0].width;
+  std::vector<std::int64_t> shape{height, width}, strides{rows ? width : 1, rows ? 1 : height};
+  if (views.listed) {
+    const std::ptrdiff_t items = axis == 0 ? 0 : 2;
+    shape.insert(shape.begin() + items, n);
+    strides.insert(strides.begin() + items, height * width);
+  }
+  // Not NumPy's zeros: every byte gets written here, once.
+  py::array_t<std::uint8_t> out(shape, strides);
+  std::uint8_t* data = out.mutable_data();
   {
     const py::gil_scoped_release release;
-    visdeploy::decode(rles, rows ? Order::kRow : Order::kColumn, data, threads_wanted);
+    visdeploy::decode(masks, rows ? Order::kRow : Order::kColumn, data, threads_wanted);
   }
   return out;
 }
 
-py::array area(const py::list& objects) {
-  py::array_t<std::uint64_t> out(static_cast<py::ssize_t>(objects.size()));
+py::object area(const py::object& object) {
+  const Views views(object);
+  if (!views.listed) return py::int_(visdeploy::area(views.masks[0]));
+  py::array_t<std::uint64_t> out(static_cast<py::ssize_t>(views.masks.size()));
   std::uint64_t* areas = out.mutable_data();
-  for (const Rle& rle : from_python(objects)) *areas++ = static_cast<std::uint64_t>(visdeploy::area(rle));
+  for (const Encoded& mask : views.masks) *areas++ = static_cast<std::uint64_t>(visdeploy::area(mask));
   return out;
 }
 
-py::array to_bbox(const py::list& objects) {
-  py::array_t<double> out({static_cast<py::ssize_t>(objects.size()), py::ssize_t{4}});
+py::array to_bbox(const py::object& object) {
+  const Views views(object);
+  std::vector<py::ssize_t> shape{4};
+  if (views.listed) shape.insert(shape.begin(), static_cast<py::ssize_t>(views.masks.size()));
+  py::array_t<double> out(shape);
   double* box = out.mutable_data();
-  for (const Rle& rle : from_python(objects)) {
-    visdeploy::to_bbox(rle, box);
+  for (const Encoded& mask : views.masks) {
+    visdeploy::to_bbox(mask, box);
     box += 4;
   }
   return out;
@@ -163,14 +216,13 @@ py::tuple semantic_map(const py::object& logits, Size size, std::optional<Size> 
   py::array_t<std::uint8_t> map({size.first, size.second});
   std::uint8_t* data = map.mutable_data();
   SemanticMap result;
-  std::vector<std::string> strings;
   {
     const py::gil_scoped_release release;
     result = visdeploy::semantic_map(*array, size, valid, data);
-    strings = to_strings(result.rles);
   }
   const py::array_t<std::int64_t> areas(static_cast<py::ssize_t>(result.areas.size()), result.areas.data());
-  return py::make_tuple(array.like(map), array.like(areas), to_python(result.rles, strings));
+  return py::make_tuple(array.like(map), array.like(areas),
+                        one_or_all(result.counts, size.first, size.second, array->rank()));
 }
 
 }  // namespace
@@ -179,9 +231,9 @@ void register_rle(py::module_& module) {
   module.def("encode", &encode, py::arg("mask"), py::arg("axis"), py::arg("num_threads"));
   module.def("encode_logits", &encode_logits, py::arg("logits"), py::arg("size"), py::arg("threshold"),
              py::arg("valid"), py::arg("num_threads"));
-  module.def("decode", &decode, py::arg("rles"), py::arg("rows"), py::arg("num_threads"));
-  module.def("area", &area, py::arg("rles"));
-  module.def("to_bbox", &to_bbox, py::arg("rles"));
+  module.def("decode", &decode, py::arg("rle"), py::arg("rows"), py::arg("axis"), py::arg("num_threads"));
+  module.def("area", &area, py::arg("rle"));
+  module.def("to_bbox", &to_bbox, py::arg("rle"));
   module.def("to_kaggle", &to_kaggle, py::arg("rle"), py::arg("rows"), py::arg("base"));
   module.def("from_kaggle", &from_kaggle, py::arg("text"), py::arg("shape"), py::arg("rows"), py::arg("base"));
   module.def("semantic_map", &semantic_map, py::arg("logits"), py::arg("size"), py::arg("valid"));

@@ -14,6 +14,9 @@ namespace visdeploy::bind {
 Rle from_python(const py::handle& object);
 std::vector<Rle> from_python(const py::list& objects);
 
+// The same without reading the counts. The text of a compressed one is that of `counts`, which must outlive the view.
+Encoded view(const py::handle& object, py::object& counts);
+
 py::dict to_python(const std::string& counts, std::int64_t height, std::int64_t width);
 py::list to_python(const std::vector<Rle>& rles, const std::vector<std::string>& strings);
 

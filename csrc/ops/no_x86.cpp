@@ -1,32 +1,50 @@
-// Stands in for the variants of other machines, so that dispatch needs no conditions of its own: isa() never leads
-// here.
+// What the linker asks for where the machine has none of it, so that dispatch needs no conditions: isa() is scalar
+// there.
 #if !defined(__x86_64__)
 
 #include <stdexcept>
 
 #include "ops/nms.h"
+#include "ops/rle.h"
 #include "ops/rle_sets.h"
+#include "ops/semantic_map.h"
 
 namespace visdeploy {
+namespace {
 
-[[noreturn]] static void never_called() { throw std::logic_error("this machine has no AVX"); }
+[[noreturn]] void absent() { throw std::logic_error("this machine has no x86 instruction set"); }
+
+}  // namespace
 
 namespace avx2 {
 template <class T>
 void suppress(const T*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&) {
-  never_called();
+  absent();
 }
 template void suppress(const float*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
 template void suppress(const double*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
 
-std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_t) { never_called(); }
+std::string encode(const Tensor&) { absent(); }
+std::string encode_above(const Tensor&, float) { absent(); }
+void decode(const Encoded&, Order, std::uint8_t*) { absent(); }
+std::string encode_logits(const Tensor&, Size, float) { absent(); }
+SemanticMap semantic_map(const Tensor&, Size, std::uint8_t*) { absent(); }
+std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_t) { absent(); }
 }  // namespace avx2
 
 namespace avx512 {
-std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_t) { never_called(); }
-void box_iou_row(const Boxes&, const double*, bool, double*) { never_called(); }
-std::int64_t read_ends(const char*, std::size_t, std::int64_t, std::uint32_t*) { never_called(); }
-std::size_t write_ends(const std::uint32_t*, std::size_t, char*) { never_called(); }
+std::pair<std::size_t, std::size_t> read_changes(std::string_view, std::size_t, std::int64_t*, std::size_t) {
+  absent();
+}
+std::string encode(const Tensor&) { absent(); }
+std::string encode_above(const Tensor&, float) { absent(); }
+void decode(const Encoded&, Order, std::uint8_t*) { absent(); }
+std::string encode_logits(const Tensor&, Size, float) { absent(); }
+SemanticMap semantic_map(const Tensor&, Size, std::uint8_t*) { absent(); }
+std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_t) { absent(); }
+void box_iou_row(const Boxes&, const double*, bool, double*) { absent(); }
+std::int64_t read_ends(const char*, std::size_t, std::int64_t, std::uint32_t*) { absent(); }
+std::size_t write_ends(const std::uint32_t*, std::size_t, char*) { absent(); }
 }  // namespace avx512
 
 }  // namespace visdeploy

@@ -3,11 +3,28 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/isa.h"
 #include "core/parallel.h"
+#include "ops/deinterleave.h"
 
 namespace visdeploy {
+namespace {
 
-std::vector<Rle> encode(const Tensor& masks, int axis, int num_threads) {
+std::string encode_one(const Tensor& mask) {
+  if (isa() == Isa::kAvx512) return avx512::encode(mask);
+  if (isa() == Isa::kAvx2) return avx2::encode(mask);
+  return cpu::encode(mask);
+}
+
+void decode_one(const Encoded& mask, Order order, std::uint8_t* out) {
+  if (isa() == Isa::kAvx512) return avx512::decode(mask, order, out);
+  if (isa() == Isa::kAvx2) return avx2::decode(mask, order, out);
+  cpu::decode(mask, order, out);
+}
+
+}  // namespace
+
+std::vector<std::string> encode(const Tensor& masks, int axis, int num_threads) {
   const int rank = masks.rank();
   VD_CHECK(masks.dtype == DType::kUint8 || masks.dtype == DType::kBool, "[encode] mask: expected uint8 or bool, got ",
            name(masks.dtype));
@@ -15,56 +32,82 @@ std::vector<Rle> encode(const Tensor& masks, int axis, int num_threads) {
   VD_CHECK(axis == 0 || axis == -1, "[encode] axis: expected 0 or -1, got ", axis);
   const int items_axis = axis == 0 ? 0 : rank - 1;
   const std::int64_t n = rank == 3 ? masks.shape[static_cast<std::size_t>(items_axis)] : 1;
-  std::vector<Rle> rles(static_cast<std::size_t>(n));
-  if (n == 0) return rles;
+  std::vector<std::string> texts(static_cast<std::size_t>(n));
+  if (n == 0) return texts;
   const Tensor first = rank == 3 ? masks.select(items_axis, 0) : masks;
   VD_CHECK(first.shape[0] * first.shape[1] <= kMaxPixels, "[encode] mask: at most ", kMaxPixels, " pixels, got shape ",
            masks.shape_text());
-  const double work = static_cast<double>(masks.size()) / 8;
-  parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
-    rles[static_cast<std::size_t>(i)] = cpu::encode(rank == 3 ? masks.select(items_axis, i) : masks);
+  const double work = static_cast<double>(masks.size()) / 12;
+  const int used_threads = choose_threads(num_threads, work);
+  if (interleaved(masks, items_axis)) {
+    parallel_for((n + kInterleaved - 1) / kInterleaved, used_threads, [&](std::int64_t group) {
+      const Deinterleaved some = deinterleave(masks, items_axis, group * kInterleaved);
+      std::transform(some.masks.begin(), some.masks.end(), texts.begin() + group * kInterleaved, encode_one);
+    });
+    return texts;
+  }
+  parallel_for(n, used_threads, [&](std::int64_t i) {
+    texts[static_cast<std::size_t>(i)] = encode_one(rank == 3 ? masks.select(items_axis, i) : masks);
   });
-  return rles;
+  return texts;
 }
 
-void check_decode(const std::vector<Rle>& rles) {
-  for (const Rle& rle : rles) {
-    VD_CHECK(rle.pixels() <= kMaxPixels, "[decode] size: at most ", kMaxPixels, " pixels, got [", rle.height, ", ",
-             rle.width, "]");
-    VD_CHECK(rle.height == rles[0].height && rle.width == rles[0].width,
-             "[decode] size: expected the same for all, got [", rles[0].height, ", ", rles[0].width, "] and [",
-             rle.height, ", ", rle.width, "]");
+void check_decode(const std::vector<Encoded>& masks) {
+  for (const Encoded& mask : masks) {
+    VD_CHECK(mask.pixels() <= kMaxPixels, "[decode] size: at most ", kMaxPixels, " pixels, got [", mask.height, ", ",
+             mask.width, "]");
+    VD_CHECK(mask.height == masks[0].height && mask.width == masks[0].width,
+             "[decode] size: expected the same for all, got [", masks[0].height, ", ", masks[0].width, "] and [",
+             mask.height, ", ", mask.width, "]");
   }
 }
 
-void decode(const std::vector<Rle>& rles, Order order, std::uint8_t* out, int num_threads) {
-  check_decode(rles);
-  const auto n = static_cast<std::int64_t>(rles.size());
-  const double work = rles.empty() ? 0 : static_cast<double>(n * rles[0].pixels()) / 8;
+void decode(const std::vector<Encoded>& masks, Order order, std::uint8_t* out, int num_threads) {
+  const auto n = static_cast<std::int64_t>(masks.size());
+  const double work = masks.empty() ? 0 : static_cast<double>(n * masks[0].pixels()) / 16;
   parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
-    const Rle& rle = rles[static_cast<std::size_t>(i)];
-    cpu::decode(rle, order, out + i * rle.pixels());
+    const Encoded& mask = masks[static_cast<std::size_t>(i)];
+    decode_one(mask, order, out + i * mask.pixels());
   });
 }
 
-std::int64_t area(const Rle& rle) {
+std::int64_t area(const Encoded& mask) {
   std::int64_t sum = 0;
-  for (std::size_t i = 1; i < rle.counts.size(); i += 2) sum += rle.counts[i];
+  std::ptrdiff_t first = 1;  // of foreground in the block
+  Counts counts(mask);
+  for (auto block = counts.next(); block.begin != block.end; block = counts.next()) {
+    const std::ptrdiff_t n = block.end - block.begin;
+    for (std::ptrdiff_t i = first; i < n; i += 2) sum += block.begin[i];
+    first = (first + n) % 2;
+  }
   return sum;
 }
 
-void to_bbox(const Rle& rle, double* xywh) {
-  std::int64_t left = rle.width, top = rle.height, right = -1, bottom = -1, position = 0;
-  for (std::size_t i = 0; i < rle.counts.size(); ++i) {
-    const std::int64_t begin = position, count = rle.counts[i];
-    position += count;
-    if (i % 2 == 0 || count == 0) continue;
-    const std::int64_t last = position - 1, first_x = begin / rle.height, last_x = last / rle.height;
-    const bool spans_columns = first_x < last_x;
-    left = std::min(left, first_x);
-    right = std::max(right, last_x);
-    top = std::min(top, spans_columns ? 0 : begin % rle.height);
-    bottom = std::max(bottom, spans_columns ? rle.height - 1 : last % rle.height);
+void to_bbox(const Encoded& mask, double* xywh) {
+  const std::int64_t height = mask.height;
+  std::int64_t left = -1, top = height, right = -1, bottom = -1;
+  // A column and the position of its first pixel, moved on as the runs are.
+  std::int64_t x = 0, start = 0, position = 0;
+  const auto move_to = [&](std::int64_t pixel) {
+    if (pixel - start < height) return;
+    x = pixel - start < 2 * height ? x + 1 : pixel / height;
+    start = x * height;
+  };
+  bool foreground = false;
+  Counts counts(mask);
+  for (auto block = counts.next(); block.begin != block.end; block = counts.next()) {
+    for (const std::int64_t* count = block.begin; count != block.end; ++count, foreground = !foreground) {
+      const std::int64_t begin = position;
+      position += *count;
+      if (!foreground || *count == 0) continue;
+      move_to(begin);
+      if (left < 0) left = x;
+      const bool spans_columns = position - start > height;
+      top = std::min(top, spans_columns ? 0 : begin - start);
+      move_to(position - 1);
+      bottom = std::max(bottom, spans_columns ? height - 1 : position - 1 - start);
+      right = x;
+    }
   }
   const bool empty = right < 0;
   xywh[0] = empty ? 0 : static_cast<double>(left);

@@ -2,6 +2,9 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "core/tensor.h"
@@ -19,42 +22,91 @@ struct Rle {
   std::int64_t pixels() const { return height * width; }
 };
 
+// A mask as it arrives: COCO's compressed string, which somebody else keeps, or counts. Unchecked but for the size.
+struct Encoded {
+  Encoded(std::int64_t height, std::int64_t width, std::variant<std::string_view, std::vector<std::int64_t>> counts);
+
+  std::int64_t height, width;
+  std::variant<std::string_view, std::vector<std::int64_t>> counts;
+
+  std::int64_t pixels() const { return height * width; }
+};
+
+// Reads the counts of an Encoded, and checks them, a block at a time.
+class Counts {
+ public:
+  static constexpr std::size_t kBlock = 1024;
+  struct Block {
+    const std::int64_t *begin, *end;
+  };
+
+  // Keeps a reference to the mask.
+  explicit Counts(const Encoded& mask);
+
+  // An empty one says that all are read.
+  Block next();
+
+ private:
+  const Encoded& mask_;
+  std::size_t read_ = 0;                // characters of the text, or counts
+  std::int64_t left_;                   // pixels
+  std::int64_t before_ = 0, last_ = 0;  // the two counts before the block
+  std::int64_t block_[kBlock];
+};
+
 enum class Order { kColumn, kRow };
 
 // Dense masks hold at most this many pixels; a larger one can only come from a hostile size.
 constexpr std::int64_t kMaxPixels = (std::int64_t{1} << 32) - 1;
 
-// Masks (H, W), (H, W, N) with axis = -1, or (N, H, W) with axis = 0; uint8 or bool, any strides.
-// A run ends where the raw byte changes, as in pycocotools.
-std::vector<Rle> encode(const Tensor& masks, int axis, int num_threads);
+// Masks (H, W), (H, W, N) with axis = -1, or (N, H, W) with axis = 0; uint8 or bool, any strides. Gives the compressed
+// counts of each. A run ends where the raw byte changes, as in pycocotools.
+std::vector<std::string> encode(const Tensor& masks, int axis, int num_threads);
 
-// Writes masks one after the other into out, which is zero-filled and has room for all of them.
+// Writes masks one after the other into out, which has room for all of them.
 // kColumn lays each out as (W, H), which is Fortran order, kRow as (H, W).
-void decode(const std::vector<Rle>& rles, Order order, std::uint8_t* out, int num_threads);
+void decode(const std::vector<Encoded>& masks, Order order, std::uint8_t* out, int num_threads);
 
 // What decode refuses, before anything is allocated for it: sizes that differ, and sizes beyond kMaxPixels.
-void check_decode(const std::vector<Rle>& rles);
+void check_decode(const std::vector<Encoded>& masks);
 
 // Foreground pixels.
-std::int64_t area(const Rle& rle);
+std::int64_t area(const Encoded& mask);
 
 // x, y, width and height of the tightest box in pixels, zeros where nothing is set.
-void to_bbox(const Rle& rle, double* xywh);
+void to_bbox(const Encoded& mask, double* xywh);
 
-// COCO's compressed string. parse takes one apart, or checks counts that came uncompressed.
+// COCO's compressed string, and back.
 std::string to_string(const Rle& rle);
-Rle parse(const std::string& counts, std::int64_t height, std::int64_t width);
-Rle parse(std::vector<std::int64_t> counts, std::int64_t height, std::int64_t width);
+Rle parse(const Encoded& mask);
 
 // Kaggle's "start length start length"; the first pixel has the number `base`.
 std::string to_kaggle(const Rle& rle, Order order, std::int64_t base);
 Rle from_kaggle(const std::string& text, std::int64_t height, std::int64_t width, Order order, std::int64_t base);
 
-namespace cpu {
-Rle encode(const Tensor& mask);
-void decode(const Rle& rle, Order order, std::uint8_t* out);
 // The same mask mirrored at its diagonal, found from its runs alone.
 Rle transpose(const Rle& rle);
+
+// Implementations: what encode and decode do to one mask, and the same for floats, where what is above the threshold is
+// foreground and NaN is not.
+namespace cpu {
+std::string encode(const Tensor& mask);
+std::string encode_above(const Tensor& values, float threshold);
+void decode(const Encoded& mask, Order order, std::uint8_t* out);
 }  // namespace cpu
+namespace avx2 {
+std::string encode(const Tensor& mask);
+std::string encode_above(const Tensor& values, float threshold);
+void decode(const Encoded& mask, Order order, std::uint8_t* out);
+}  // namespace avx2
+namespace avx512 {
+// Reads at most `room` numbers of the compressed text from character i on, as long as they are short and all is well.
+// Gives how many they are, and where the next one begins.
+std::pair<std::size_t, std::size_t> read_changes(std::string_view text, std::size_t i, std::int64_t* out,
+                                                 std::size_t room);
+std::string encode(const Tensor& mask);
+std::string encode_above(const Tensor& values, float threshold);
+void decode(const Encoded& mask, Order order, std::uint8_t* out);
+}  // namespace avx512
 
 }  // namespace visdeploy

@@ -1,9 +1,12 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "core/error.h"
+#include "core/isa.h"
+#include "ops/count_text.h"
 #include "ops/rle.h"
 
 // The two texts that masks travel in: COCO's compressed counts and Kaggle's runs.
@@ -11,88 +14,156 @@ namespace visdeploy {
 namespace {
 
 // Holds what every text has in common: sizes that multiply without wrapping.
-Rle sized(const char* op, std::int64_t height, std::int64_t width) {
+void check_size(const char* op, std::int64_t height, std::int64_t width) {
   constexpr std::int64_t limit = (std::int64_t{1} << 31) - 1;
   VD_CHECK(height >= 0 && width >= 0 && height <= limit && width <= limit, "[", op,
            "] size: expected two numbers from 0 to 2147483647, got [", height, ", ", width, "]");
-  return {height, width, {}};
 }
 
-void check_counts(const Rle& rle) {
-  std::int64_t left = rle.pixels();
-  for (const std::int64_t count : rle.counts) {
-    VD_CHECK(count >= 0, "[rle] counts: expected none below zero, got ", count);
-    VD_CHECK(count <= left, "[rle] counts: expected at most ", rle.pixels(), " pixels for size [", rle.height, ", ",
-             rle.width, "], got more");
-    left -= count;
+// Reads the number that begins at character i, and returns where the next one begins.
+std::size_t read_change_slowly(std::string_view text, std::size_t i, std::int64_t* out) {
+  constexpr int kMaxBits = 60;
+  std::int64_t x = 0;
+  for (int bits = 0;; bits += 5) {
+    VD_CHECK(i < text.size(), "[rle] counts: the string ends inside a number, is it cut short?");
+    const std::int64_t group = text[i] - 48;
+    VD_CHECK(group >= 0 && group < 64, "[rle] counts: character ", i, " is not one of COCO's, '0' to 'o'");
+    VD_CHECK(bits < kMaxBits, "[rle] counts: the number that ends at character ", i, " is too long");
+    ++i;
+    x |= (group & 0x1f) << bits;
+    if (group & 0x20) continue;
+    *out = group & 0x10 ? x - (std::int64_t{1} << (bits + 5)) : x;
+    return i;
   }
+}
+
+// The same, eight characters at a time and without a guess at how many a number has.
+std::size_t read_change(std::string_view text, std::size_t i, std::int64_t* out) {
+  std::uint64_t groups;
+  if (text.size() - i < sizeof(groups)) return read_change_slowly(text, i, out);
+  std::memcpy(&groups, text.data() + i, sizeof(groups));
+  groups -= 0x3030303030303030;
+  const std::uint64_t last = ~groups & 0x2020202020202020;
+  const std::uint64_t used = last ^ (last - 1);  // every bit up to the first one of last
+  // A character below '0' borrows from those after it only, so the first bad one shows.
+  if (!last || (groups & 0xc0c0c0c0c0c0c0c0 & (used << 2 | used))) return read_change_slowly(text, i, out);
+  groups &= 0x1f1f1f1f1f1f1f1f & used;
+  groups = (groups & 0x001f001f001f001f) | (groups & 0x1f001f001f001f00) >> 3;
+  groups = (groups & 0x000003ff000003ff) | (groups & 0x03ff000003ff0000) >> 6;
+  groups = (groups & 0x00000000000fffff) | (groups & 0x000fffff00000000) >> 12;
+  const int length = (__builtin_ctzll(last) >> 3) + 1, unused = 64 - 5 * length;
+  *out = static_cast<std::int64_t>(groups << unused) >> unused;
+  return i + static_cast<std::size_t>(length);
+}
+
+// Reads numbers of one character each, eight at a time, as long as that is what comes; returns how many.
+std::size_t read_short_changes(std::string_view text, std::size_t i, std::int64_t* out, std::size_t room) {
+  std::size_t n = 0;
+  for (std::uint64_t groups; n + sizeof(groups) <= room && i + n + sizeof(groups) <= text.size(); n += sizeof(groups)) {
+    std::memcpy(&groups, text.data() + i + n, sizeof(groups));
+    groups -= 0x3030303030303030;
+    if (groups & 0xe0e0e0e0e0e0e0e0) break;
+    for (std::size_t k = 0; k < sizeof(groups); ++k) {
+      out[n + k] =
+          static_cast<std::int64_t>(groups >> (8 * k) & 0x0f) - static_cast<std::int64_t>(groups >> (8 * k) & 0x10);
+    }
+  }
+  return n;
+}
+
+// By value and out of the way, because variables that something points at do not stay in registers.
+[[noreturn, gnu::noinline]] void refuse_count(const Encoded& mask, std::int64_t count) {
+  VD_CHECK(count >= 0, "[rle] counts: expected none below zero, got ", count);
+  VD_CHECK(count <= mask.pixels() || !std::holds_alternative<std::string_view>(mask.counts),
+           "[rle] counts: expected 0 to ", mask.pixels(), " for size [", mask.height, ", ", mask.width, "], got ",
+           count);
+  throw InputError(message("[rle] counts: expected at most ", mask.pixels(), " pixels for size [", mask.height, ", ",
+                           mask.width, "], got more"));
 }
 
 }  // namespace
 
-// Every count is written as its difference to the count two places before, from the third on, in groups of five
-// bits with the lowest first: 0x20 says that more follow, and the top bit of the last one is the sign.
 std::string to_string(const Rle& rle) {
   std::string text;
   text.reserve(2 * rle.counts.size() + 16);
   char chunk[512];
-  std::size_t used = 0;
+  char* end = chunk;
   for (std::size_t i = 0; i < rle.counts.size(); ++i) {
-    const std::int64_t x = rle.counts[i] - (i > 2 ? rle.counts[i - 2] : 0);
-    const auto bits = static_cast<std::uint64_t>(x);
-    // One bit more than the magnitude needs, for the sign; never zero, so that it may be counted.
-    const int length = 65 - __builtin_clzll(static_cast<std::uint64_t>(x ^ (x >> 63)) | 1);
-    const int groups = (length + 4) / 5;
-    // Five bits to a byte, by halving: 40 bits, more than kMaxPixels needs, to 2 x 20, to 4 x 10, to 8 x 5.
-    std::uint64_t spread = (bits & 0xfffff) | (bits & 0xfffff00000) << 12;
-    spread = (spread & 0x000003ff000003ff) | (spread & 0x000ffc00000ffc00) << 6;
-    spread = (spread & 0x001f001f001f001f) | (spread & 0x03e003e003e003e0) << 3;
-    const std::uint64_t more = 0x2020202020202020 & ((std::uint64_t{1} << (8 * (groups - 1))) - 1);
-    spread = (spread | more) + 0x3030303030303030;
-    std::memcpy(chunk + used, &spread, sizeof(spread));
-    used += static_cast<std::size_t>(groups);
-    if (used > sizeof(chunk) - sizeof(spread)) {
-      text.append(chunk, used);
-      used = 0;
+    end = append_count(rle.counts[i] - (i > 2 ? rle.counts[i - 2] : 0), end);
+    if (end > chunk + sizeof(chunk) - 2 * sizeof(std::uint64_t)) {
+      text.append(chunk, static_cast<std::size_t>(end - chunk));
+      end = chunk;
     }
   }
-  return text.append(chunk, used);
+  return text.append(chunk, static_cast<std::size_t>(end - chunk));
 }
 
-Rle parse(const std::string& counts, std::int64_t height, std::int64_t width) {
-  constexpr int kMaxBits = 60;
-  Rle rle = sized("rle", height, width);
-  for (std::size_t i = 0; i < counts.size();) {
-    std::int64_t x = 0;
-    int bits = 0;
-    for (bool more = true; more; ++i, bits += 5) {
-      VD_CHECK(i < counts.size(), "[rle] counts: the string ends inside a number, is it cut short?");
-      const std::int64_t group = counts[i] - 48;
-      VD_CHECK(group >= 0 && group < 64, "[rle] counts: character ", i, " is not one of COCO's, '0' to 'o'");
-      VD_CHECK(bits < kMaxBits, "[rle] counts: the number that ends at character ", i, " is too long");
-      x |= (group & 0x1f) << bits;
-      more = group & 0x20;
-      if (!more && (group & 0x10)) x |= -(std::int64_t{1} << (bits + 5));
+Encoded::Encoded(std::int64_t h, std::int64_t w, std::variant<std::string_view, std::vector<std::int64_t>> c)
+    : height(h), width(w), counts(std::move(c)) {
+  check_size("rle", height, width);
+}
+
+Counts::Counts(const Encoded& mask) : mask_(mask), left_(mask.pixels()) {}
+
+Counts::Block Counts::next() {
+  std::int64_t left = left_;
+  if (const auto* numbers = std::get_if<std::vector<std::int64_t>>(&mask_.counts)) {
+    const std::int64_t *begin = numbers->data() + read_, *end = numbers->data() + numbers->size();
+    for (const std::int64_t* count = begin; count != end; ++count) {
+      if (*count < 0 || *count > left) refuse_count(mask_, *count);
+      left -= *count;
     }
-    const std::size_t n = rle.counts.size();
-    rle.counts.push_back(x + (n > 2 ? rle.counts[n - 2] : 0));
-    VD_CHECK(rle.counts[n] >= 0 && rle.counts[n] <= rle.pixels(), "[rle] counts: expected 0 to ", rle.pixels(),
-             " for size [", height, ", ", width, "], got ", rle.counts[n]);
+    read_ = numbers->size();
+    return {begin, end};
   }
-  check_counts(rle);
-  return rle;
+  const std::string_view text = std::get<std::string_view>(mask_.counts);
+  const bool vectors = isa() == Isa::kAvx512;
+  std::size_t n = 0, i = read_;
+  while (n < kBlock && i < text.size()) {
+    if (vectors) {
+      const auto [read, next] = avx512::read_changes(text, i, block_ + n, kBlock - n);
+      n += read;
+      i = next;
+    } else {
+      const std::size_t read = read_short_changes(text, i, block_ + n, kBlock - n);
+      n += read;
+      i += read;
+    }
+    if (n < kBlock && i < text.size()) i = read_change(text, i, block_ + n++);
+  }
+  std::int64_t before = before_, last = last_;
+  for (std::size_t k = 0; k < n; ++k) {
+    // The first three are written as they are.
+    const std::int64_t count = block_[k] + (read_ > 0 || k > 2 ? before : 0);
+    if (count < 0 || count > left) refuse_count(mask_, count);
+    left -= count;
+    block_[k] = count;
+    before = last;
+    last = count;
+  }
+  read_ = i;
+  left_ = left;
+  before_ = before;
+  last_ = last;
+  return {block_, block_ + n};
 }
 
-Rle parse(std::vector<std::int64_t> counts, std::int64_t height, std::int64_t width) {
-  Rle rle = sized("rle", height, width);
-  rle.counts = std::move(counts);
-  check_counts(rle);
+Rle parse(const Encoded& mask) {
+  Rle rle{mask.height, mask.width, {}};
+  if (const auto* text = std::get_if<std::string_view>(&mask.counts)) {
+    const auto ends = [](char c) { return ((c - 48) & 0x20) == 0; };
+    rle.counts.reserve(static_cast<std::size_t>(std::count_if(text->begin(), text->end(), ends)));
+  }
+  Counts counts(mask);
+  for (auto block = counts.next(); block.begin != block.end; block = counts.next()) {
+    rle.counts.insert(rle.counts.end(), block.begin, block.end);
+  }
   return rle;
 }
 
 std::string to_kaggle(const Rle& rle, Order order, std::int64_t base) {
   VD_CHECK(rle.pixels() <= kMaxPixels, "[to_kaggle] size: at most ", kMaxPixels, " pixels, got ", rle.pixels());
-  const Rle runs = order == Order::kRow ? cpu::transpose(rle) : rle;
+  const Rle runs = order == Order::kRow ? transpose(rle) : rle;
   std::string text;
   std::int64_t position = 0, begin = 0, length = 0;
   const auto flush = [&] {
@@ -117,7 +188,8 @@ std::string to_kaggle(const Rle& rle, Order order, std::int64_t base) {
 
 Rle from_kaggle(const std::string& text, std::int64_t height, std::int64_t width, Order order, std::int64_t base) {
   constexpr const char* kSpaces = " \t\r\n";
-  Rle rle = order == Order::kRow ? sized("from_kaggle", width, height) : sized("from_kaggle", height, width);
+  check_size("from_kaggle", height, width);
+  Rle rle = order == Order::kRow ? Rle{width, height, {}} : Rle{height, width, {}};
   VD_CHECK(rle.pixels() <= kMaxPixels, "[from_kaggle] shape: at most ", kMaxPixels, " pixels, got ", rle.pixels());
   std::vector<std::int64_t> numbers;
   for (std::size_t i = text.find_first_not_of(kSpaces); i != std::string::npos;
@@ -151,7 +223,7 @@ Rle from_kaggle(const std::string& text, std::int64_t height, std::int64_t width
     position = start - base + length;
   }
   if (position < rle.pixels() || rle.counts.empty()) rle.counts.push_back(rle.pixels() - position);
-  return order == Order::kRow ? cpu::transpose(rle) : rle;
+  return order == Order::kRow ? transpose(rle) : rle;
 }
 
 }  // namespace visdeploy

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/isa.h"
 #include "core/parallel.h"
 
 namespace visdeploy {
@@ -25,6 +26,12 @@ Tensor crop(const char* op, Tensor logits, const std::optional<Size>& valid) {
   return logits;
 }
 
+std::string encode_one(const Tensor& logits, Size size, float threshold) {
+  if (isa() == Isa::kAvx512) return avx512::encode_logits(logits, size, threshold);
+  if (isa() == Isa::kAvx2) return avx2::encode_logits(logits, size, threshold);
+  return cpu::encode_logits(logits, size, threshold);
+}
+
 }  // namespace
 
 void check_size(const char* op, const Size& size) {
@@ -35,7 +42,7 @@ void check_size(const char* op, const Size& size) {
            width, ")");
 }
 
-std::vector<Rle> encode_logits(const Tensor& logits, const LogitsOptions& options, int num_threads) {
+std::vector<std::string> encode_logits(const Tensor& logits, const LogitsOptions& options, int num_threads) {
   const int rank = logits.rank();
   VD_CHECK(logits.dtype == DType::kFloat32, "[encode_logits] logits: expected float32, got ", name(logits.dtype));
   VD_CHECK(rank == 2 || rank == 3, "[encode_logits] logits: expected (h, w) or (N, h, w), got shape ",
@@ -45,14 +52,13 @@ std::vector<Rle> encode_logits(const Tensor& logits, const LogitsOptions& option
   const auto last = static_cast<std::size_t>(rank - 1);
   const Size size = options.size.value_or(Size{used.shape[last - 1], used.shape[last]});
   check_size("encode_logits", size);
-  std::vector<Rle> rles(static_cast<std::size_t>(n));
+  std::vector<std::string> texts(static_cast<std::size_t>(n));
   const double work =
       static_cast<double>(n * (used.size() / std::max<std::int64_t>(n, 1) + size.first * size.second / 8));
   parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
-    rles[static_cast<std::size_t>(i)] =
-        cpu::encode_logits(rank == 3 ? used.select(0, i) : used, size, options.threshold);
+    texts[static_cast<std::size_t>(i)] = encode_one(rank == 3 ? used.select(0, i) : used, size, options.threshold);
   });
-  return rles;
+  return texts;
 }
 
 SemanticMap semantic_map(const Tensor& logits, Size size, std::optional<Size> valid, std::uint8_t* map) {
@@ -61,7 +67,10 @@ SemanticMap semantic_map(const Tensor& logits, Size size, std::optional<Size> va
   VD_CHECK(logits.shape[0] >= 1 && logits.shape[0] <= 255, "[semantic_map] logits: expected 1 to 255 classes, got ",
            logits.shape[0]);
   check_size("semantic_map", size);
-  return cpu::semantic_map(crop("semantic_map", logits, valid), size, map);
+  const Tensor used = crop("semantic_map", logits, valid);
+  if (isa() == Isa::kAvx512) return avx512::semantic_map(used, size, map);
+  if (isa() == Isa::kAvx2) return avx2::semantic_map(used, size, map);
+  return cpu::semantic_map(used, size, map);
 }
 
 }  // namespace visdeploy

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -21,12 +22,12 @@ struct LogitsOptions {
   float threshold = 0;
 };
 
-// Logits (h, w) or (N, h, w) to N masks.
-std::vector<Rle> encode_logits(const Tensor& logits, const LogitsOptions& options, int num_threads);
+// Logits (h, w) or (N, h, w) to the compressed counts of N masks.
+std::vector<std::string> encode_logits(const Tensor& logits, const LogitsOptions& options, int num_threads);
 
 struct SemanticMap {
   std::vector<std::int64_t> areas;  // pixels of each class
-  std::vector<Rle> rles;            // one mask for each class, absent ones included
+  std::vector<std::string> counts;  // compressed, one mask for each class, absent ones included
 };
 
 // Logits (C, h, w), 1 <= C <= 255, to the class with the greatest value at each pixel, written to map, which has room
@@ -36,9 +37,18 @@ SemanticMap semantic_map(const Tensor& logits, Size size, std::optional<Size> va
 // The output size of a call, checked, so that the caller can make room for it.
 void check_size(const char* op, const Size& size);
 
+// Implementations, of one mask.
 namespace cpu {
-Rle encode_logits(const Tensor& logits, Size size, float threshold);
+std::string encode_logits(const Tensor& logits, Size size, float threshold);
 SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map);
 }  // namespace cpu
+namespace avx2 {
+std::string encode_logits(const Tensor& logits, Size size, float threshold);
+SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map);
+}  // namespace avx2
+namespace avx512 {
+std::string encode_logits(const Tensor& logits, Size size, float threshold);
+SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map);
+}  // namespace avx512
 
 }  // namespace visdeploy

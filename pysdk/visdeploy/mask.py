@@ -93,13 +93,7 @@ def decode(
         raise InputError(f'[decode] order: expected "F" or "C", got {order!r}')
     if axis not in (0, -1):
         raise InputError(f"[decode] axis: expected 0 or -1, got {axis!r}")
-    masks = _core.decode(_listed(rle), order == "C", num_threads)
-    if order == "F":
-        masks = masks.transpose(0, 2, 1)
-    if not isinstance(rle, list):
-        first: NDArray[np.uint8] = masks[0]
-        return first
-    return masks if axis == 0 else masks.transpose(1, 2, 0)
+    return _core.decode(rle, order == "C", axis, num_threads)
 
 
 def area(rle: Rle | list[Rle]) -> Any:
@@ -115,8 +109,7 @@ def area(rle: Rle | list[Rle]) -> Any:
         TypeError: An RLE is not a dict, or its counts are no counts.
         InputError: Counts are malformed or exceed the size.
     """
-    areas = _core.area(_listed(rle))
-    return areas if isinstance(rle, list) else int(areas[0])
+    return _core.area(rle)
 
 
 def toBbox(rle: Rle | list[Rle]) -> NDArray[np.float64]:
@@ -132,8 +125,7 @@ def toBbox(rle: Rle | list[Rle]) -> NDArray[np.float64]:
         TypeError: An RLE is not a dict, or its counts are no counts.
         InputError: Counts are malformed or exceed the size.
     """
-    boxes = _core.to_bbox(_listed(rle))
-    return boxes if isinstance(rle, list) else boxes[0]
+    return _core.to_bbox(rle)
 
 
 def iou(dt: Any, gt: Any, pyiscrowd: Any, *, num_threads: int | None = None) -> Any:
@@ -362,10 +354,6 @@ def from_kaggle(text: str, shape: tuple[int, int], *, order: Literal["row", "col
     if not isinstance(text, str):
         raise TypeError(f"[from_kaggle] text: expected str, got {type(text).__name__}")
     return _core.from_kaggle(text, _pair(shape, "from_kaggle", "shape"), _is_row(order, "from_kaggle"), base)
-
-
-def _listed(rle: Rle | list[Rle]) -> list[Rle]:
-    return rle if isinstance(rle, list) else [rle]
 
 
 def _pair(value: tuple[int, int], op: str, argument: str) -> tuple[int, int]:

@@ -1,22 +1,43 @@
-#include "ops/upsample_labels.h"
-
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
-
-namespace visdeploy::cpu {
+// See Note [Code for one instruction set] in bits_cpu.h, and Note [Labels before pixels] in taps.h.
 namespace {
 
-// Infinities would make NaN of a neighbour with weight zero; a number this large wins and loses just the same.
-float finite(float value) {
-  constexpr float kLargest = std::numeric_limits<float>::max() / 2;
-  value = kLargest < value ? kLargest : value;
-  return value < -kLargest ? -kLargest : value;
-}
+// Produces, row by row from the top, the label of every output pixel.
+class LabelRows {
+ public:
+  // Logits (C, h, w). The label is the class that exceeds all before it, 0 where all are NaN.
+  LabelRows(const Tensor& logits, Size size);
+
+  // Writes row y; `before` is row y - 1 as it was written, and unused for row 0.
+  void row(std::int64_t y, const std::uint8_t* before, std::uint8_t* out);
+
+ private:
+  struct Span {
+    std::size_t begin, end;
+  };
+  // A source row: its logits (C, w), their labels, and the logits stretched to (C, W) inside the spans.
+  struct SourceRow {
+    std::int64_t index = -1;
+    std::vector<float> values, wide;
+    std::vector<std::uint8_t> labels;
+  };
+
+  void read(SourceRow& row, std::int64_t index) const;
+  void enter(std::int64_t low, std::int64_t high);
+  void stretch(SourceRow& row) const;
+  template <class Value>
+  void label(std::int64_t begin, std::int64_t end, const Value& value, std::uint8_t* out) const;
+
+  const Tensor logits_;
+  const std::int64_t classes_, source_width_, width_;
+  const Taps rows_, columns_;
+
+  SourceRow low_, high_;
+  std::vector<std::uint8_t> mixed_;         // by source column: do the four corners of the cell disagree?
+  std::vector<Span> spans_, spans_before_;  // the mixed cells of this pair of source rows, and of the pair before
+};
 
 // The first index from i on whose byte is not zero, or the size.
-std::size_t next_nonzero(const std::vector<std::uint8_t>& bytes, std::size_t i) {
+inline std::size_t next_nonzero(const std::vector<std::uint8_t>& bytes, std::size_t i) {
   for (std::uint64_t word; i + sizeof(word) <= bytes.size(); i += sizeof(word)) {
     std::memcpy(&word, bytes.data() + i, sizeof(word));
     if (word) break;
@@ -25,35 +46,14 @@ std::size_t next_nonzero(const std::vector<std::uint8_t>& bytes, std::size_t i) 
   return i;
 }
 
-}  // namespace
-
-Taps::Taps(std::int64_t source, std::int64_t target)
-    : low(static_cast<std::size_t>(target)), high(low.size()), weight(low.size()) {
-  const double scale = static_cast<double>(source) / static_cast<double>(target);
-  for (std::size_t i = 0; i < low.size(); ++i) {
-    const double centre = (static_cast<double>(i) + 0.5) * scale - 0.5;
-    const double at = std::clamp(centre, 0.0, static_cast<double>(source - 1));
-    low[i] = static_cast<std::int64_t>(at);
-    weight[i] = static_cast<float>(at - std::floor(at));
-    // A sample of weight zero is not looked at, so that a NaN in it does no harm.
-    high[i] = low[i] + (weight[i] > 0 ? 1 : 0);
-  }
-}
-
-LabelRows::LabelRows(const Tensor& logits, Size size, float floor, std::uint8_t first_label)
+inline LabelRows::LabelRows(const Tensor& logits, Size size)
     : logits_(logits),
       classes_(logits.shape[0]),
       source_width_(logits.shape[2]),
       width_(size.second),
-      floor_(floor),
-      first_label_(first_label),
       rows_(logits.shape[1], size.first),
       columns_(source_width_, width_) {
   const auto cells = static_cast<std::size_t>(source_width_);
-  for (std::int64_t x = 0, cell = 0; cell <= source_width_; ++cell) {
-    while (x < width_ && columns_.low[static_cast<std::size_t>(x)] < cell) ++x;
-    cell_begin_.push_back(x);
-  }
   mixed_.resize(cells);
   for (SourceRow* row : {&low_, &high_}) {
     row->values.resize(static_cast<std::size_t>(classes_) * cells);
@@ -65,21 +65,16 @@ LabelRows::LabelRows(const Tensor& logits, Size size, float floor, std::uint8_t 
 // Writes the label of columns begin to end, where value(c, x) is the logit of class c. In blocks that stay in cache.
 template <class Value>
 void LabelRows::label(std::int64_t begin, std::int64_t end, const Value& value, std::uint8_t* out) const {
-  if (classes_ == 1) {
-    const auto at = value(0, begin);
-    for (std::int64_t i = 0; i < end - begin; ++i) out[begin + i] = at(i) > floor_ ? first_label_ : std::uint8_t{0};
-    return;
-  }
   constexpr std::int64_t kBlock = 256;
   float best[kBlock];
   std::int32_t winner[kBlock];
   for (; begin < end; begin += kBlock) {
     const std::int64_t n = std::min(kBlock, end - begin);
-    std::fill_n(best, n, floor_);
+    std::fill_n(best, n, -std::numeric_limits<float>::infinity());
     std::fill_n(winner, n, 0);
     for (std::int64_t c = 0; c < classes_; ++c) {
       const auto at = value(c, begin);
-      const auto label = static_cast<std::int32_t>(first_label_ + c);
+      const auto label = static_cast<std::int32_t>(c);
       // A mask, because GCC turns two choices on one condition into a branch, which it does not vectorise.
       for (std::int64_t i = 0; i < n; ++i) {
         const float v = at(i);
@@ -92,20 +87,11 @@ void LabelRows::label(std::int64_t begin, std::int64_t end, const Value& value, 
   }
 }
 
-void LabelRows::read(SourceRow& row, std::int64_t index) const {
+inline void LabelRows::read(SourceRow& row, std::int64_t index) const {
   row.index = index;
   for (std::int64_t c = 0; c < classes_; ++c) {
     const auto* source = logits_.at<std::byte>(c * logits_.strides[0] + index * logits_.strides[1]);
-    float* values = row.values.data() + c * source_width_;
-    const auto copy = [&](std::int64_t step) {
-      for (std::int64_t x = 0; x < source_width_; ++x) {
-        float logit;
-        std::memcpy(&logit, source + x * step, sizeof(logit));
-        values[x] = finite(logit);
-      }
-    };
-    // The same loop twice, because the compiler vectorises a step that it knows.
-    logits_.strides[2] == sizeof(float) ? copy(sizeof(float)) : copy(logits_.strides[2]);
+    read_row(source, logits_.strides[2], source_width_, row.values.data() + c * source_width_);
   }
   const auto value = [&](std::int64_t c, std::int64_t begin) {
     const float* at = row.values.data() + c * source_width_ + begin;
@@ -115,22 +101,16 @@ void LabelRows::read(SourceRow& row, std::int64_t index) const {
 }
 
 // Fills row.wide inside the spans with the logits of the row at output columns.
-void LabelRows::stretch(SourceRow& row) const {
+inline void LabelRows::stretch(SourceRow& row) const {
   for (std::int64_t c = 0; c < classes_; ++c) {
     const float* values = row.values.data() + c * source_width_;
     float* wide = row.wide.data() + c * width_;
-    for (const auto [begin, end] : spans_) {
-      const auto last = static_cast<std::size_t>(cell_begin_[end]);
-      for (auto x = static_cast<std::size_t>(cell_begin_[begin]); x < last; ++x) {
-        const float w = columns_.weight[x];
-        wide[x] = values[columns_.low[x]] * (1 - w) + values[columns_.high[x]] * w;
-      }
-    }
+    for (const auto [begin, end] : spans_) columns_.stretch(values, columns_.begin[begin], columns_.begin[end], wide);
   }
 }
 
 // Makes (low, high) the current pair of source rows and finds the cells between them that need a closer look.
-void LabelRows::enter(std::int64_t low, std::int64_t high) {
+inline void LabelRows::enter(std::int64_t low, std::int64_t high) {
   if (low == high_.index) std::swap(low_, high_);
   if (low != low_.index) read(low_, low);
   if (high != high_.index) read(high_, high);
@@ -155,7 +135,7 @@ void LabelRows::enter(std::int64_t low, std::int64_t high) {
   stretch(high_);
 }
 
-void LabelRows::row(std::int64_t y, const std::uint8_t* before, std::uint8_t* out) {
+inline void LabelRows::row(std::int64_t y, const std::uint8_t* before, std::uint8_t* out) {
   const std::int64_t low = rows_.low[static_cast<std::size_t>(y)], high = rows_.high[static_cast<std::size_t>(y)];
   if (low == high && width_ == source_width_) {
     read(low_, low);
@@ -171,7 +151,7 @@ void LabelRows::row(std::int64_t y, const std::uint8_t* before, std::uint8_t* ou
     if (!adjoins) spans_before_ = {{0, mixed_.size()}};
     for (const auto [begin, end] : spans_before_) {
       for (std::size_t c = begin; c < end; ++c) {
-        if (!mixed_[c]) std::fill(out + cell_begin_[c], out + cell_begin_[c + 1], low_.labels[c]);
+        if (!mixed_[c]) std::fill(out + columns_.begin[c], out + columns_.begin[c + 1], low_.labels[c]);
       }
     }
   }
@@ -181,7 +161,7 @@ void LabelRows::row(std::int64_t y, const std::uint8_t* before, std::uint8_t* ou
     const float* b = high_.wide.data() + c * width_ + begin;
     return [a, b, w](std::int64_t i) { return a[i] * (1 - w) + b[i] * w; };
   };
-  for (const auto [begin, end] : spans_) label(cell_begin_[begin], cell_begin_[end], value, out);
+  for (const auto [begin, end] : spans_) label(columns_.begin[begin], columns_.begin[end], value, out);
 }
 
-}  // namespace visdeploy::cpu
+}  // namespace
