@@ -30,6 +30,8 @@ class Array {
 // num_threads as the ops take it: None is 0, which leaves the choice to the op.
 int threads(const py::object& num_threads, const char* op);
 
+void register_anchors(py::module_& module);
+void register_detect(py::module_& module);
 void register_nms(py::module_& module);
 void register_null(py::module_& module);
 void register_rle(py::module_& module);

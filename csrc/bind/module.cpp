@@ -19,6 +19,8 @@ PYBIND11_MODULE(_core, module) {
   module.def("isa", &visdeploy::isa_name);
   module.def("isa_names", &visdeploy::isa_names);
   module.def("set_isa", &visdeploy::set_isa, py::arg("name"));
+  visdeploy::bind::register_anchors(module);
+  visdeploy::bind::register_detect(module);
   visdeploy::bind::register_nms(module);
   visdeploy::bind::register_null(module);
   visdeploy::bind::register_rle(module);

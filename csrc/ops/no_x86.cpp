@@ -4,6 +4,9 @@
 
 #include <stdexcept>
 
+#include "ops/boxes.h"
+#include "ops/detect_candidates.h"
+#include "ops/multibox_detection.h"
 #include "ops/nms.h"
 #include "ops/rle.h"
 #include "ops/rle_sets.h"
@@ -30,6 +33,13 @@ void decode(const Encoded&, Order, std::uint8_t*) { absent(); }
 std::string encode_logits(const Tensor&, Size, float) { absent(); }
 SemanticMap semantic_map(const Tensor&, Size, std::uint8_t*) { absent(); }
 std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_t) { absent(); }
+void box_iou_row(const Boxes&, const double*, bool, double*) { absent(); }
+void decode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }
+void encode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }
+void scan(const float*, std::int64_t, std::int64_t, std::int64_t, Candidates&) { absent(); }
+void suppress_anchors(const float*, const std::uint32_t*, std::int64_t, float, std::vector<std::uint32_t>&) {
+  absent();
+}
 }  // namespace avx2
 
 namespace avx512 {
@@ -45,6 +55,8 @@ std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_
 void box_iou_row(const Boxes&, const double*, bool, double*) { absent(); }
 std::int64_t read_ends(const char*, std::size_t, std::int64_t, std::uint32_t*) { absent(); }
 std::size_t write_ends(const std::uint32_t*, std::size_t, char*) { absent(); }
+void decode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }
+void encode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }
 }  // namespace avx512
 
 }  // namespace visdeploy

@@ -1,5 +1,6 @@
 """The native module. Its arguments are checked in C++; see `visdeploy.mask` and `visdeploy.ops` for what they mean."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,3 +49,35 @@ def from_uncompressed(rles: Any, h: int, w: int) -> list[Rle]: ...
 def to_kaggle(rle: Any, rows: bool, base: int) -> str: ...
 def from_kaggle(text: str, shape: Size, rows: bool, base: int) -> Rle: ...
 def semantic_map(logits: Any, size: Size, valid: Size | None) -> tuple[Any, Any, list[Rle]]: ...
+def decode_boxes(
+    offsets: Any,
+    anchors: Any,
+    variances: Sequence[float] | None,
+    weights: Sequence[float] | None,
+    clip: tuple[float, float] | None,
+    num_threads: int | None,
+) -> Any: ...
+def encode_boxes(
+    boxes: Any,
+    anchors: Any,
+    variances: Sequence[float] | None,
+    weights: Sequence[float] | None,
+    num_threads: int | None,
+) -> Any: ...
+def multibox_target(anchors: Any, labels: Any, skip_padding: bool, num_threads: int | None) -> tuple[Any, Any, Any]: ...
+def multibox_detection(
+    cls_probs: Any, offsets: Any, anchors: Any, nms_threshold: float, pos_threshold: float, num_threads: int | None
+) -> Any: ...
+def detect(
+    logits: Any,
+    offsets: Any,
+    anchors: Any,
+    image_size: tuple[float, float],
+    weights: Sequence[float],
+    score_threshold: float,
+    iou_threshold: float,
+    top_k: int,
+    max_det: int,
+    mode: str,
+    num_threads: int | None,
+) -> list[tuple[Any, Any, Any]]: ...

@@ -18,3 +18,9 @@ POSTPROCESS_PIXELS: Final = 1e-4
 
 # Bilinear upsampling in float32, relative to max |logit|: only pixels this close to the threshold may differ.
 UPSAMPLE: Final = 1e-5
+
+# Decoded boxes and encoded offsets against other libraries, whose exp and log differ in the last bit: relative to the
+# largest magnitude of the row, or to 1.
+BOXES: Final = 1e-6
+# Softmax scores against other libraries.
+SCORES: Final = 1e-6

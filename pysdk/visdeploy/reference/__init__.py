@@ -1,5 +1,15 @@
 """What the native ops must answer, in plain NumPy. Slow and readable; only tests and benches import it."""
 
+from visdeploy.reference.anchors import (
+    decode_boxes,
+    default_boxes,
+    encode_boxes,
+    grid_anchors,
+    multibox_detection,
+    multibox_prior,
+    multibox_target,
+)
+from visdeploy.reference.detect import detect
 from visdeploy.reference.nms import batched_nms, box_iou, nms
 from visdeploy.reference.null import null
 from visdeploy.reference.rle import (
@@ -23,14 +33,22 @@ __all__ = [
     "counts_from_bytes",
     "counts_to_bytes",
     "decode",
+    "decode_boxes",
+    "default_boxes",
+    "detect",
     "encode",
+    "encode_boxes",
     "encode_logits",
     "frBbox",
     "frPoly",
     "frPyObjects",
     "frUncompressedRLE",
+    "grid_anchors",
     "iou",
     "merge",
+    "multibox_detection",
+    "multibox_prior",
+    "multibox_target",
     "nms",
     "null",
     "semantic_map",

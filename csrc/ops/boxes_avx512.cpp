@@ -1,0 +1,19 @@
+#if defined(__x86_64__)
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/isa.h"
+#include "ops/boxes.h"
+
+VD_TARGET_BEGIN(VD_AVX512)
+namespace visdeploy::avx512 {
+
+#include "ops/exp_log.h"
+// After it.
+#include "ops/boxes_kernel.h"
+
+}  // namespace visdeploy::avx512
+VD_TARGET_END
+
+#endif
