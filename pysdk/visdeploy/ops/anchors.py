@@ -107,14 +107,10 @@ def default_boxes(
         len(aspect_ratios) == maps,
         f"[default_boxes] aspect_ratios: expected one list per feature map, {maps}, got {len(aspect_ratios)}",
     )
-    if scales is None:
-        scales = (
-            [min_ratio + (max_ratio - min_ratio) * k / (maps - 1) for k in range(maps)] if maps > 1 else [min_ratio]
-        )
-        if maps > 1:
-            scales = [min_ratio + (max_ratio - min_ratio) * k / (maps - 1) for k in range(maps)] + [1.0]
-        else:
-            scales = [min_ratio, max_ratio]
+    if scales is None and maps > 1:
+        scales = [min_ratio + (max_ratio - min_ratio) * k / (maps - 1) for k in range(maps)] + [1.0]
+    elif scales is None:
+        scales = [min_ratio, max_ratio]
     _expect(len(scales) > maps, f"[default_boxes] scales: expected {maps + 1}, got {len(scales)}")
     _expect(steps is None or len(steps) == maps, f"[default_boxes] steps: expected {maps}, got {len(steps or ())}")
     _positive("default_boxes", "scales", scales)
