@@ -358,7 +358,7 @@ def test_directory_cannot_reach_outside(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["no/such/folder/car.vdz", "file/car.vdz", "folder", "nul\0.vdz", "x" * 250 + ".vdz"]
+    "target", ["no/such/folder/car.vdz", "file/car.vdz", "folder", "nul\0.vdz", "x" * 260 + ".vdz"]
 )
 def test_unwritable_target_leaves_nothing(tmp_path: Path, target: str) -> None:
     (tmp_path / "file").touch()

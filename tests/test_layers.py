@@ -14,7 +14,7 @@ PACKAGE = ROOT / "pysdk" / "visdeploy"
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "tolerance", "metrics"},
+    {"errors", "tolerance", "metrics", "whole_file"},
     {"spec", "mask", "ops", "image"},
     {"bundle", "types", "preprocess"},
     {"postprocess"},

@@ -10,12 +10,10 @@ or compressed members cannot exist. Checksums prove that a bundle is whole, not 
 import hashlib
 import json
 import re
-import secrets
 import stat
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from pydantic import ValidationError
 
 from visdeploy.errors import BundleError, InputError
 from visdeploy.spec import MAX_BYTES, SCHEMA_VERSION, FileEntry, Manifest, Spec
+from visdeploy.whole_file import whole_file
 
 __all__ = ["Bundle", "Manifest", "Spec", "write"]
 
@@ -97,16 +96,11 @@ def write(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> N
         raise InputError(f"cannot write {path}: its files have more than {MAX_BYTES - _MAX_MANIFEST} bytes together")
     entries = {name: FileEntry(sha256=_sha256(data), size=len(data)) for name, data in files.items()}
     manifest = manifest.model_copy(update={"files": dict(sorted(entries.items()))})
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with partial.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             file.writelines(part for _, part in _parts(manifest.model_dump_json(indent=1).encode(), files))
-        partial.replace(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {path} ({getattr(error, 'strerror', None) or error})") from error
-    finally:
-        with suppress(OSError, ValueError):
-            partial.unlink(missing_ok=True)
 
 
 def _parts(manifest: bytes, files: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:

@@ -4,7 +4,6 @@ import copy
 import io
 import json
 import os
-import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ from visdeploy.image import ImageSource
 from visdeploy.predictor import refuse_single
 from visdeploy.preprocess import prepare
 from visdeploy.verify import Report, relative_error, verify
+from visdeploy.whole_file import whole_file
 
 try:
     import onnx
@@ -121,17 +121,14 @@ def export(
     say(f"recording {len(sources)} golden images")
     files[bundles.GOLDEN] = goldens.pack(goldens.record(sources, manifest, reference.infer))
     files["labels.txt"] = "".join(f"{label}\n" for label in manifest.labels).encode()
-    unproven = path.with_name(f".unproven-{secrets.token_hex(4)}-{path.name}")
     try:
-        bundles.write(unproven, manifest, files)
-        say(f"verifying on {', '.join(installed())}")
-        report = replace(verify(unproven), bundle=str(path))
-        report.require()
-        unproven.replace(path)
+        with whole_file(path) as unproven:
+            bundles.write(unproven, manifest, files)
+            say(f"verifying on {', '.join(installed())}")
+            report = replace(verify(unproven), bundle=str(path))
+            report.require()
     except OSError as error:
         raise InputError(f"[export] path: cannot write {path} ({error.strerror})") from error
-    finally:
-        unproven.unlink(missing_ok=True)
     return report
 
 

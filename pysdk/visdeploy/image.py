@@ -11,18 +11,17 @@ import re
 import stat
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from struct import error as StructError
 from struct import unpack_from
 from threading import Lock
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.whole_file import whole_file
 
 try:
     import cv2
@@ -118,15 +117,11 @@ def write(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
     if extension not in (".png", ".jpg", ".jpeg", ".webp"):
         raise InputError(f"[write] path: expected a name ending in .png, .jpg, .jpeg or .webp, got {target}")
     data = _encode(image, extension, "write")
-    partial = target.with_name(f".{uuid4().hex}.partial")
     try:
-        partial.write_bytes(data)
-        partial.replace(target)
+        with whole_file(target) as partial:
+            partial.write_bytes(data)
     except (OSError, ValueError) as error:
         raise InputError(f"[write] {target}: cannot be written: {_reason(error)}") from error
-    finally:
-        with suppress(OSError, ValueError):
-            partial.unlink()
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Self
 from visdeploy.errors import InputError
 from visdeploy.spec import Spec
 from visdeploy.types import Result
+from visdeploy.whole_file import whole_file
 
 
 class PredictionFiles:
@@ -83,12 +84,9 @@ class PredictionFiles:
         return len(self._classes) == 1
 
     def _write(self, name: str, text: str) -> None:
-        partial = self.folder / f".{name}.{secrets.token_hex(4)}"
         try:
-            # A file name need not be valid UTF-8; its bytes come out as they went in.
-            partial.write_bytes(text.encode("utf-8", "surrogateescape"))
-            partial.replace(self.folder / name)
+            with whole_file(self.folder / name) as partial:
+                # A file name need not be valid UTF-8; its bytes come out as they went in.
+                partial.write_bytes(text.encode("utf-8", "surrogateescape"))
         except OSError as error:
             raise InputError(f"[predict] out: cannot write {self.folder / name} ({error.strerror})") from error
-        finally:
-            partial.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """`model.pt`: a trained network that says by itself what it is."""
 
-import secrets
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from visdeploy import models
 from visdeploy.errors import InputError
 from visdeploy.models.weights import read_torch_file
 from visdeploy.spec import Spec
+from visdeploy.whole_file import whole_file
 
 _FORMAT = "visdeploy-checkpoint-1"
 
@@ -19,12 +19,8 @@ def save(path: Path, net: nn.Module, spec: Spec) -> None:
     if spec.architecture is None:
         raise InputError("[checkpoint] spec: architecture is missing, so the file could not be loaded again")
     content = {"format": _FORMAT, "spec": spec.model_dump_json(), "state_dict": net.state_dict()}
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with whole_file(path) as partial:
         torch.save(content, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> tuple[nn.Module, Spec]:

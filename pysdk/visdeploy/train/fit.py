@@ -28,6 +28,7 @@ from visdeploy.train.journal import Journal
 from visdeploy.train.loader import Pairs, class_frequencies, loaders
 from visdeploy.train.options import TrainOptions
 from visdeploy.train.task import SegmentationTask
+from visdeploy.whole_file import whole_file
 
 GOLDEN_IMAGES = 2
 
@@ -94,7 +95,8 @@ def _claim(options: TrainOptions, resume: bool) -> None:
         return
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(now, indent=1))
+        with whole_file(record) as partial:
+            partial.write_text(json.dumps(now, indent=1))
     except OSError as error:
         raise InputError(f"[train] out: cannot write to {options.out} ({error.strerror})") from error
 
@@ -168,7 +170,8 @@ def _train(task: SegmentationTask, train: Pairs, val: Pairs, folder: Path, stage
         except SystemExit as error:
             # Lightning turns Ctrl-C into an exit of its own.
             raise KeyboardInterrupt from error
-    (folder / "best.json").write_text(json.dumps(best.figures))
+    with whole_file(folder / "best.json") as partial:
+        partial.write_text(json.dumps(best.figures))
 
 
 class _Best(ModelCheckpoint):

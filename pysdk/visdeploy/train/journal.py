@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from visdeploy.metrics import headline
 from visdeploy.train.task import SegmentationTask
+from visdeploy.whole_file import whole_file
 
 
 class Journal(Callback):
@@ -80,7 +81,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
