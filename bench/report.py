@@ -1,4 +1,4 @@
-"""Rewrite the tables in README.md, and the curve in docs/, from the JSON files in bench/results/."""
+"""Write docs/benchmarks.md, its pick in README.md and the curve of nms from the JSON files in bench/results/."""
 
 import json
 from itertools import groupby
@@ -11,12 +11,30 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+# What the README shows: the start of a case's name.
+PICK = (
+    "serve 8 images",
+    "nms uniform 1000",
+    "nms clustered 1000",
+    "batched_nms",
+    "detect 1x8732x91 noisy",
+    "multibox_detection 1x5444",
+    "encode C order 1280x1918",
+    "decode F order 1280x1918",
+    "encode_logits 256x256 to 1080",
+    "semantic_map 21",
+    "iou 300x300 masks",
+    "merge 100",
+    "frPyObjects 1000",
+)
+
+Rows = list[dict[str, Any]]
 
 
-def table(document: dict[str, Any]) -> list[str]:
+def lines_of(rows: Rows) -> list[str]:
     """A line per case: the rival named first, which users have today, and the fastest where that is another."""
-    lines = ["| case | ours, ms | rival | faster by | fastest rival | faster by |", "|---|---:|---|---:|---|---:|"]
-    for case, group in groupby(document["rows"], key=itemgetter("case")):
+    lines = []
+    for case, group in groupby(rows, key=itemgetter("case")):
         first, *others = group
         ours = [first, *(row for row in others if row["contender"].startswith("visdeploy"))]
         rivals = [row for row in others if row not in ours]
@@ -28,19 +46,26 @@ def table(document: dict[str, Any]) -> list[str]:
     return lines
 
 
-def report() -> str:
-    lines: list[str] = []
-    for path in sorted((ROOT / "bench" / "results").glob("*.json")):
-        document = json.loads(path.read_text())
-        versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-        dirty = ", with uncommitted changes" if document["dirty"] else ""
-        lines += [f"**{path.stem}**: {document['threads']} threads of {document['cpu']}; {versions}; "]
-        lines[-1] += f"commit {document['commit'][:9]}{dirty}."
-        lines += ["", *table(document), ""]
-    return "\n".join(lines)
+def table(rows: Rows) -> str:
+    head = ["| case | ours, ms | rival | faster by | fastest rival | faster by |", "|---|---:|---|---:|---|---:|"]
+    return "\n".join([*head, *lines_of(rows)])
 
 
-def draw_growth(rows: list[dict[str, Any]], path: Path) -> None:
+def heading(document: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    dirty = ", with uncommitted changes" if document["dirty"] else ""
+    return f"{document['cpu']}, {document['threads']} cores; {versions}; commit {document['commit'][:9]}{dirty}."
+
+
+def pick(rows: Rows) -> Rows:
+    chosen = [[row for row in rows if row["case"].startswith(start)] for start in PICK]
+    missing = [start for start, found in zip(PICK, chosen, strict=True) if not found]
+    if missing:
+        raise SystemExit(f"no case starts with {missing}")
+    return [row for found in chosen for row in found]
+
+
+def draw_growth(rows: Rows, path: Path) -> None:
     """Time over the number of boxes, beside n log n through the first point."""
     n = np.array([int(row["case"].split()[-1]) for row in rows])
     times = np.array([row["median_ms"] for row in rows])
@@ -55,13 +80,22 @@ def draw_growth(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    nms = json.loads((ROOT / "bench" / "results" / "bench_nms.json").read_text())
-    growth = [row for row in nms["rows"] if row["case"].startswith("nms growth")]
-    draw_growth(growth, ROOT / "docs" / "nms_growth.png")
+    documents = {path.stem: json.loads(path.read_text()) for path in sorted(ROOT.glob("bench/results/*.json"))}
+    rows = [row for document in documents.values() for row in document["rows"]]
+    draw_growth([row for row in rows if row["case"].startswith("nms growth")], ROOT / "docs" / "nms_growth.png")
+    pages = [
+        "# Benchmarks",
+        "Written by `make bench`; quantiles and counts are in `bench/results/`. Medians of contenders in turns in one"
+        " process, their answers compared first, on one thread each except where a model is served. The rival named first is what"
+        " users have today, the fastest is the best of all that were tried.",
+    ]
+    for name, document in documents.items():
+        pages += [f"## {name}", heading(document), table(document["rows"])]
+    (ROOT / "docs" / "benchmarks.md").write_text("\n\n".join(pages) + "\n")
     readme = ROOT / "README.md"
     head, _, rest = readme.read_text().partition(BEGIN)
     _, _, tail = rest.partition(END)
-    readme.write_text(f"{head}{BEGIN}\n{report()}{END}{tail}")
+    readme.write_text(f"{head}{BEGIN}\n{table(pick(rows))}\n{END}{tail}")
 
 
 if __name__ == "__main__":
