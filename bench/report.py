@@ -86,7 +86,7 @@ def main() -> None:
     pages = [
         "# Benchmarks",
         "Written by `make bench`; quantiles and counts are in `bench/results/`. Medians of contenders in turns in one"
-        " process, their answers compared first, on one thread each except where a model is served. The rival named first"
+        " process, their answers compared first, on one thread each except where a model is served. The first rival"
         " is what users have today, the fastest is the best of all that were tried.",
     ]
     for name, document in documents.items():
