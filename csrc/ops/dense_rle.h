@@ -68,8 +68,8 @@ void add_narrow_rows(const Samples& samples, const std::uint8_t* mask, std::int6
 // Rows are denser. See Note [Transitions across the run axis].
 template <class Samples>
 std::uint32_t* encode_rows(const Samples& samples, const Tensor& mask, CountsWriter& writer, std::uint32_t* end) {
-  constexpr std::int64_t kStrip = 4096;  // columns, whose bits shall stay in cache
-  constexpr std::int64_t kNarrow = 56;   // bits that a word holds from any bit of its first byte on
+  constexpr std::int64_t kStrip = 16384;  // columns, whose bits shall stay in cache; rows read in parts cost more
+  constexpr std::int64_t kNarrow = 56;    // bits that a word holds from any bit of its first byte on
   const std::int64_t height = mask.shape[0], width = mask.shape[1];
   Lines<Samples> rows(mask, 1);
   if (samples.first_differs(rows(0, 0, 1), Samples::kBackground)) end = writer.add(1, 0, end);
