@@ -22,7 +22,7 @@ class BitColumns {
         words_((width + 63) / 64),
         bands_((lines + 63) / 64),
         groups_((bands_ + 63) / 64),
-        band_(make_words(words_ * 64)),
+        band_(make_words(words_ * kSquare)),
         columns_(make_words(width_ * bands_ + 8)),
         active_(make_words(words_ * 64 * groups_)) {
     std::memset(active_.get(), 0, static_cast<std::size_t>(words_ * groups_) * 64 * sizeof(std::uint64_t));
@@ -33,15 +33,18 @@ class BitColumns {
   void add_line(const Samples& samples, const std::uint8_t* a, const std::uint8_t* b, std::int64_t n,
                 std::int64_t ahead) {
     std::uint64_t* line = band_.get() + line_ % 64;
-    line[(words_ - 1) * 64] = 0;
-    for_each_word(samples, a, b, n, ahead, [&](std::uint64_t word, std::int64_t i) { line[i] = word; });
+    line[(words_ - 1) * kSquare] = 0;
+    for_each_word(samples, a, b, n, ahead, [&](std::uint64_t word, std::int64_t) {
+      *line = word;
+      line += kSquare;
+    });
     if (++line_ % 64 == 0 || line_ == lines_) end_band();
   }
 
   // The same of two lines of bits.
   void add_line(const std::vector<std::uint64_t>& a, const std::vector<std::uint64_t>& b) {
     std::uint64_t* line = band_.get() + line_ % 64;
-    for (std::size_t w = 0; w < a.size(); ++w) line[w * 64] = a[w] ^ b[w];
+    for (std::size_t w = 0; w < a.size(); ++w, line += kSquare) *line = a[w] ^ b[w];
     if (++line_ % 64 == 0 || line_ == lines_) end_band();
   }
 
@@ -83,7 +86,7 @@ class BitColumns {
     const std::int64_t band = (line_ - 1) / 64, filled = (line_ - 1) % 64 + 1;
     std::uint64_t* out = columns_.get() + band * width_;
     for (std::int64_t w = 0; w < words_; ++w) {
-      std::uint64_t* square = band_.get() + w * 64;
+      std::uint64_t* square = band_.get() + w * kSquare;
       std::uint64_t any = 0;
       for (std::int64_t i = filled; i < 64; ++i) square[i] = 0;
       for (int i = 0; i < 64; ++i) any |= square[i];
@@ -94,6 +97,9 @@ class BitColumns {
       out = append_words(any, mirrored, out);
     }
   }
+
+  // Words from one square to the next: with 64 the words of a line would all fall into the same few sets of the cache.
+  static constexpr std::int64_t kSquare = 72;
 
   const std::int64_t lines_, width_, words_, bands_, groups_;
   Words band_;     // [word][line]: 64 lines of bits

@@ -68,8 +68,8 @@ void add_narrow_rows(const Samples& samples, const std::uint8_t* mask, std::int6
 // Rows are denser. See Note [Transitions across the run axis].
 template <class Samples>
 std::uint32_t* encode_rows(const Samples& samples, const Tensor& mask, CountsWriter& writer, std::uint32_t* end) {
-  constexpr std::int64_t kStrip = 4096;  // columns, whose bits shall stay in cache
-  constexpr std::int64_t kNarrow = 56;   // bits that a word holds from any bit of its first byte on
+  constexpr std::int64_t kStrip = 16384;  // columns, whose bits shall stay in cache; rows read in parts cost more
+  constexpr std::int64_t kNarrow = 56;    // bits that a word holds from any bit of its first byte on
   const std::int64_t height = mask.shape[0], width = mask.shape[1];
   Lines<Samples> rows(mask, 1);
   if (samples.first_differs(rows(0, 0, 1), Samples::kBackground)) end = writer.add(1, 0, end);
@@ -176,9 +176,11 @@ void decode_columns(Counts& counts, std::uint8_t* out, std::uint8_t* const end) 
 // lets every row inherit from the row above it.
 void decode_rows(Counts& counts, std::int64_t height, std::int64_t width, std::uint8_t* out) {
   const std::int64_t words = (width + 63) / 64, bands = (height + 63) / 64;
-  const Words lines = make_words(bands * words * 64);  // [band][word][line], undefined unless active
-  std::vector<std::uint8_t> active(static_cast<std::size_t>(bands * words));
-  std::vector<std::uint64_t> columns(static_cast<std::size_t>(64 * bands));  // [band][column], of one word
+  // Squares that change, one after the other: what lies behind them is memory that the system need not even provide.
+  const Words squares = make_words(bands * words * 64);
+  std::uint64_t* end_of_squares = squares.get();
+  std::vector<const std::uint64_t*> square_at(static_cast<std::size_t>(bands * words));  // [band][word]
+  std::vector<std::uint64_t> columns(static_cast<std::size_t>(64 * bands));              // [band][column], of one word
   RunEnds ends(counts);
   std::uint64_t value = 0;
   for (std::int64_t w = 0; w < words; ++w) {
@@ -201,25 +203,25 @@ void decode_rows(Counts& counts, std::int64_t height, std::int64_t width, std::u
       std::uint64_t *square = columns.data() + band * 64, any = 0;
       for (int i = 0; i < 64; ++i) any |= square[i];
       if (!any) continue;
-      active[static_cast<std::size_t>(band * words + w)] = 1;
-      transpose_bits(square, lines.get() + (band * words + w) * 64);
+      transpose_bits(square, end_of_squares);
+      square_at[static_cast<std::size_t>(band * words + w)] = end_of_squares;
+      end_of_squares += 64;
       std::fill_n(square, 64, 0);
     }
   }
 
   std::uint8_t* const end = out + height * width;
   std::vector<std::uint64_t> row(static_cast<std::size_t>(words));
-  std::vector<std::size_t> changing;
+  std::vector<std::pair<std::uint64_t*, const std::uint64_t*>> changing;  // words of the row, and their squares
   for (std::int64_t y = 0; y < height; ++y) {
-    const std::int64_t first = y / 64 * words;
     if (y % 64 == 0) {
       changing.clear();
-      for (std::int64_t w = 0; w < words; ++w) {
-        if (active[static_cast<std::size_t>(first + w)]) changing.push_back(static_cast<std::size_t>(w));
+      const auto* const in_band = square_at.data() + y / 64 * words;
+      for (std::size_t w = 0; w < row.size(); ++w) {
+        if (in_band[w]) changing.emplace_back(row.data() + w, in_band[w]);
       }
     }
-    const std::uint64_t* line = lines.get() + first * 64 + y % 64;
-    for (const std::size_t w : changing) row[w] ^= line[w * 64];
+    for (const auto& [bits, square] : changing) *bits ^= square[y % 64];
     for (const std::uint64_t bits : row) {
       // As above, what is written too far gets overwritten.
       if (end - out >= 64) {
