@@ -40,7 +40,7 @@ def equal(a: Any, b: Any) -> bool:
 def compare(
     case: str, contenders: dict[str, Callable[[], Any]], same: Callable[[Any, Any], bool] = equal, n: int | None = None
 ) -> list[Row]:
-    """Check that all contenders answer alike, then time them in turns, ours first.
+    """Check that all contenders answer alike, then time them in turns.
 
     Args:
         case: What is measured: op, shape, dtype.
@@ -59,8 +59,11 @@ def compare(
             call()
         n = int(np.clip(BUDGET_S * len(contenders) / (time.perf_counter() - start), 5, 300))
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    shuffled = np.random.default_rng(0)
     for _ in range(n):
-        for name, call in contenders.items():
+        # In any order: what the one before leaves in caches and in the allocator is worth something.
+        for name in shuffled.permutation(list(contenders)):
+            call = contenders[name]
             start = time.perf_counter()
             call()
             times[name].append(1e3 * (time.perf_counter() - start))

@@ -57,10 +57,10 @@ def encode(name: str, m: np.ndarray, *, axis: int = -1, num_threads: int | None 
     columns = np.moveaxis(m, 0, -1) if axis == 0 else m
     contenders: dict[str, Callable[[], Any]] = {
         "visdeploy": lambda: mask.encode(m, axis=axis, num_threads=num_threads),  # type: ignore[arg-type]
-        "rlemasklib": lambda: rlemasklib.encode(m, batch_first=axis == 0),
     }
     for rival, module in COLUMNS_ONLY.items():
         contenders[rival] = lambda module=module: module.encode(np.asfortranarray(columns))
+    contenders["rlemasklib"] = lambda: rlemasklib.encode(m, batch_first=axis == 0)
 
     def same(a: Any, b: Any) -> bool:
         return [(r["size"], r["counts"]) for r in np.atleast_1d(a)] == [
