@@ -41,7 +41,7 @@ def lines_of(rows: Rows) -> list[str]:
         shown = {row["contender"]: row for row in (*rivals[:1], *sorted(rivals, key=itemgetter("median_ms"))[:1])}
         for row in ours:
             what = f"{case}, {row['contender'].removeprefix('visdeploy ')}" if len(ours) > 1 else case
-            cells = [f"{name} | {rival['median_ms'] / row['median_ms']:.2f}×" for name, rival in shown.items()]
+            cells = [f"{name} | {rival['ratio'] / row['ratio']:.2f}×" for name, rival in shown.items()]
             lines.append(" | ".join([f"| {what} | {row['median_ms']:.3g}", *cells, *[" | "] * (2 - len(cells))]) + " |")
     return lines
 

@@ -19,7 +19,7 @@ BUDGET_S = 1.0
 
 @dataclass(frozen=True)
 class Row:
-    """One contender of one case. `ratio` is how many times faster the first contender, which is ours, is."""
+    """One contender of one case. `ratio` is how many times faster the first contender, which is ours, was in a round."""
 
     case: str
     contender: str
@@ -28,6 +28,8 @@ class Row:
     p90_ms: float
     n: int
     ratio: float
+    ratio_p10: float
+    ratio_p90: float
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -67,12 +69,13 @@ def compare(
             start = time.perf_counter()
             call()
             times[name].append(1e3 * (time.perf_counter() - start))
-    ours = float(np.median(times[first]))
     rows = []
     for name, values in times.items():
         p10, median, p90 = np.percentile(values, [10, 50, 90]).tolist()
-        rows.append(Row(case, name, median, p10, p90, n, median / ours))
-        print(f"{case:40} {name:28} {median:9.3f} ms  [{p10:.3f}, {p90:.3f}]  n={n}  x{median / ours:.2f}", flush=True)
+        ratios = np.divide(values, times[first])
+        low, ratio, high = np.percentile(ratios, [10, 50, 90]).tolist()
+        rows.append(Row(case, name, median, p10, p90, n, ratio, low, high))
+        print(f"{case:40} {name:28} {median:9.3f} ms  x{ratio:.2f} [{low:.2f}, {high:.2f}]  n={n}", flush=True)
     return rows
 
 

@@ -26,9 +26,10 @@ def data_dir() -> Path:
 @pytest.fixture(scope="module", params=_core.isa_names())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set that this machine runs, in force while the tests of a module run."""
+    before = _core.isa()
     _core.set_isa(request.param)
     yield request.param
-    _core.set_isa(_core.isa_names()[-1])
+    _core.set_isa(before)
 
 
 @pytest.fixture(scope="session", params=ENGINES)

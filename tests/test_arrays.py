@@ -48,8 +48,15 @@ def test_torch_of_another_dtype_is_refused() -> None:
 
 
 def test_anything_that_speaks_dlpack() -> None:
-    rle = mask.encode(Foreign(np.eye(4, dtype=np.uint8)))
+    rle = mask.encode(Foreign(np.eye(4, dtype=np.uint8)), num_threads=np.int64(5000))
     assert rle == mask.encode(np.eye(4, dtype=np.uint8))
+    assert type(ops.null(Foreign(np.ones(3, np.float32)))) is np.ndarray
+
+
+def test_tensors_without_data_are_refused() -> None:
+    fake = pytest.importorskip("torch._subclasses.fake_tensor")
+    with pytest.raises(InputError, match=r"^\[null\] x: expected an array with data, got a .*FakeTensor.* \(3,\)"):
+        ops.null(fake.FakeTensorMode().from_tensor(torch.ones(3)))
 
 
 def test_other_devices_are_refused() -> None:
@@ -64,9 +71,9 @@ def test_byte_order_is_seen() -> None:
         ops.null(np.zeros(3, ">f4"))
 
 
-@pytest.mark.parametrize("threads", [0, -1, 2.5, "2"])
+@pytest.mark.parametrize("threads", [0, -1, 2.5, "2", 2**70])
 def test_threads_are_checked(threads: Any) -> None:
-    with pytest.raises(InputError, match=r"^\[encode\] num_threads: expected None or at least 1, got "):
+    with pytest.raises(InputError, match=r"^\[encode\] num_threads: expected (None or at least 1|a whole number), got "):
         mask.encode(np.eye(4, dtype=np.uint8), num_threads=threads)
 
 

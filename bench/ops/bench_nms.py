@@ -81,13 +81,13 @@ def rivals(boxes: np.ndarray, scores: np.ndarray) -> dict[str, Callable[[], Any]
     }
     if len(boxes) in (1000, 10_000):
         xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-        wide = boxes.astype(np.float64), scores.astype(np.float64)
+        for_powerboxes = boxes, scores.astype(np.float64)  # it takes no other scores
         found |= {
             "OpenVINO": openvino_nms(boxes, scores),
             "ONNX Runtime": onnxruntime_nms(boxes, scores),
             "cv2.dnn.NMSBoxes": lambda: np.array(cv2.dnn.NMSBoxes(xywh, scores, 0.0, THRESHOLD)),
-            "powerboxes": lambda: powerboxes.nms(*wide, THRESHOLD, 0.0),
-            "powerboxes rtree": lambda: powerboxes.rtree_nms(*wide, THRESHOLD, 0.0),
+            "powerboxes": lambda: powerboxes.nms(*for_powerboxes, THRESHOLD, 0.0),
+            "powerboxes rtree": lambda: powerboxes.rtree_nms(*for_powerboxes, THRESHOLD, 0.0),
         }
     return found
 

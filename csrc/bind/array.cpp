@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <climits>
+#include <memory>
 #include <utility>
 
 #include "bind/bind.h"
@@ -140,12 +142,14 @@ Array::Array(py::object value, const char* op, const char* argument) : value_(st
                                  Py_TYPE(value_.ptr())->tp_name));
   }
   if (const dlpack::ExchangeApi* api = exchange_api(type)) {
-    dlpack::Tensor tensor;
+    dlpack::Tensor tensor{};
     if (api->tensor_from_object(value_.ptr(), &tensor) != 0) refuse_export(op, argument);
     VD_CHECK(tensor.device_type == dlpack::kCpu, "[", op, "] ", argument,
              ": expected an array in CPU memory, got one on another device; move it with .cpu()");
     kept_ = value_;
     tensor_ = view(tensor);
+    VD_CHECK(tensor_.data || tensor_.size() == 0, "[", op, "] ", argument, ": expected an array with data, got a ",
+             Py_TYPE(value_.ptr())->tp_name, " of shape ", tensor_.shape_text(), " that has none");
     return;
   }
   const py::tuple device = value_.attr("__dlpack_device__")();
@@ -161,19 +165,42 @@ py::object Array::like(const py::array& result) const {
   if (kept_.is(value_) && py::isinstance<py::array>(value_)) return result;
   if (const dlpack::ExchangeApi* api = exchange_api(py::type::handle_of(value_))) {
     void* object = nullptr;
-    if (api->managed_to_object(&(new Lent(result))->managed, &object) != 0) throw py::error_already_set();
+    auto lent = std::make_unique<Lent>(result);
+    if (api->managed_to_object(&lent->managed, &object) != 0) throw py::error_already_set();
+    lent.release();  // given back by its deleter
     return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
   }
-  const std::string module = py::type::handle_of(value_).attr("__module__").cast<std::string>();
-  return py::module_::import(module.substr(0, module.find('.')).c_str()).attr("from_dlpack")(result);
+  const std::string name = py::type::handle_of(value_).attr("__module__").cast<std::string>();
+  const py::module_ module = py::module_::import(name.substr(0, name.find('.')).c_str());
+  // A framework that cannot be asked gets what every framework reads.
+  return py::hasattr(module, "from_dlpack") ? module.attr("from_dlpack")(result) : py::object(result);
+}
+
+std::int64_t integer(const py::object& value, const char* op, const char* argument) {
+  int overflow = 0;
+  std::int64_t number = 0;
+  if (PyIndex_Check(value.ptr())) {
+    const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+    if (!index) throw py::error_already_set();
+    number = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  }
+  VD_CHECK(PyIndex_Check(value.ptr()) && overflow == 0, "[", op, "] ", argument, ": expected a whole number, got ",
+           std::string(py::repr(value)));
+  return number;
+}
+
+double real(const py::object& value, const char* op, const char* argument) {
+  const double number = PyFloat_AsDouble(value.ptr());
+  if (!PyErr_Occurred()) return number;
+  PyErr_Clear();
+  throw InputError(message("[", op, "] ", argument, ": expected a number, got ", std::string(py::repr(value))));
 }
 
 int threads(const py::object& num_threads, const char* op) {
   if (num_threads.is_none()) return 0;
-  const int n = py::isinstance<py::int_>(num_threads) ? num_threads.cast<int>() : 0;
-  VD_CHECK(n >= 1, "[", op, "] num_threads: expected None or at least 1, got ",
-           py::repr(num_threads).cast<std::string>());
-  return n;
+  const std::int64_t n = integer(num_threads, op, "num_threads");
+  VD_CHECK(n >= 1, "[", op, "] num_threads: expected None or at least 1, got ", n);
+  return static_cast<int>(std::min<std::int64_t>(n, INT_MAX));
 }
 
 }  // namespace visdeploy::bind

@@ -27,6 +27,10 @@ class Array {
   Tensor tensor_;
 };
 
+// Arguments that are numbers, or an InputError that names them.
+std::int64_t integer(const py::object& value, const char* op, const char* argument);
+double real(const py::object& value, const char* op, const char* argument);
+
 // num_threads as the ops take it: None is 0, which leaves the choice to the op.
 int threads(const py::object& num_threads, const char* op);
 

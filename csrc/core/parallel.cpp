@@ -9,7 +9,6 @@
 #include <fstream>
 #include <mutex>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -90,12 +89,14 @@ void parallel_for(std::int64_t n, int num_threads, const std::function<void(std:
       if (!failure) failure = std::current_exception();
     }
   };
-  const std::int64_t wanted = std::min<std::int64_t>(n, num_threads);
+  constexpr std::int64_t kMostThreads = 256;
+  const std::int64_t wanted = std::min({n, std::int64_t{num_threads}, kMostThreads});
   std::vector<std::thread> threads;
+  threads.reserve(kMostThreads);
   try {
     while (static_cast<std::int64_t>(threads.size()) + 1 < wanted) threads.emplace_back(work);
-  } catch (const std::system_error&) {
-    // The machine refuses more threads; those that started, and this one, do all the work.
+  } catch (...) {
+    // The machine has no more threads, or no memory for them; those that started, and this one, do all the work.
   }
   work();
   for (auto& thread : threads) thread.join();

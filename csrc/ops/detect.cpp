@@ -163,8 +163,14 @@ struct Detector {
   std::vector<Key> scan_until_many(const float* logits) const {
     constexpr std::int64_t kPiece = 256;
     Candidates candidates(threshold(), SIZE_MAX);
-    for (std::int64_t first = 0; first < n && count_best(candidates.keys()) <= kMostMoved; first += kPiece) {
+    std::vector<std::int64_t> seen(static_cast<std::size_t>(classes));
+    std::int64_t count = 0;
+    std::size_t counted = 0;
+    for (std::int64_t first = 0; first < n && count <= kMostMoved; first += kPiece) {
       scan(logits, first, std::min(n, first + kPiece), classes, candidates);
+      for (; counted < candidates.keys().size(); ++counted) {
+        count += seen[static_cast<std::size_t>(label(candidates.keys()[counted]))]++ < options.top_k;
+      }
     }
     return candidates.keys();
   }
