@@ -32,10 +32,17 @@ struct Encoded {
   std::int64_t pixels() const { return height * width; }
 };
 
+// A compressed text that has been read up to `text`: `last` is the count before there, and `before` the one before that,
+// or 0 where the next count is written as it is. `left` pixels belong to no run yet.
+struct CountsText {
+  const char *text, *end;
+  std::int64_t left, before, last;
+};
+
 // Reads the counts of an Encoded, and checks them, a block at a time.
 class Counts {
  public:
-  static constexpr std::size_t kBlock = 1024;
+  static constexpr std::size_t kBlock = 1024, kAtOnce = 64;
   struct Block {
     const std::int64_t *begin, *end;
   };
@@ -47,10 +54,11 @@ class Counts {
   Block next();
 
  private:
+  std::int64_t read_carefully();
+
   const Encoded& mask_;
-  std::size_t read_ = 0;                // characters of the text, or counts
-  std::int64_t left_;                   // pixels
-  std::int64_t before_ = 0, last_ = 0;  // the two counts before the block
+  CountsText text_;
+  std::size_t read_ = 0;  // numbers, where it is no text
   std::int64_t block_[kBlock];
 };
 
@@ -89,7 +97,11 @@ Rle transpose(const Rle& rle);
 
 // Implementations: what encode and decode do to one mask, and the same for floats, where what is above the threshold is
 // foreground and NaN is not.
+//
+// read_counts: reads counts of a text, not the first one, as long as there is room for Counts::kAtOnce and nothing is
+// unusual about what comes; says how many it has read.
 namespace cpu {
+std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room);
 std::string encode(const Tensor& mask);
 std::string encode_above(const Tensor& values, float threshold);
 void decode(const Encoded& mask, Order order, std::uint8_t* out);
@@ -100,10 +112,7 @@ std::string encode_above(const Tensor& values, float threshold);
 void decode(const Encoded& mask, Order order, std::uint8_t* out);
 }  // namespace avx2
 namespace avx512 {
-// Reads at most `room` numbers of the compressed text from character i on, as long as they are short and all is well.
-// Gives how many they are, and where the next one begins.
-std::pair<std::size_t, std::size_t> read_changes(std::string_view text, std::size_t i, std::int64_t* out,
-                                                 std::size_t room);
+std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room);
 std::string encode(const Tensor& mask);
 std::string encode_above(const Tensor& values, float threshold);
 void decode(const Encoded& mask, Order order, std::uint8_t* out);
