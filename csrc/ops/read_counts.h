@@ -15,19 +15,22 @@ std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room)
     }
     bool foreign = false;
     std::uint64_t ends = ends_of_numbers(from, foreign);
+    // Numbers of eight characters and more are none of a mask's; shorter ones cannot wrap within a block.
+    std::uint64_t long_numbers = ~ends & ~ends >> 1;
+    long_numbers &= long_numbers >> 2;
+    long_numbers &= long_numbers >> 3;
     if (length < kBlock) ends &= (std::uint64_t{1} << length) - 1;
-    const std::int64_t* const first = out + n;
-    std::int64_t signs = 0;
-    std::size_t longest = 0, begin = 0;
+    if (foreign || long_numbers || !ends) break;
+    const std::size_t first = n;
+    std::int64_t signs = 0, begin = 0;
     for (; ends; ends &= ends - 1) {
-      const std::size_t end = static_cast<std::size_t>(__builtin_ctzll(ends)) + 1;
+      const std::int64_t end = __builtin_ctzll(ends) + 1;
       std::uint64_t word;
       std::memcpy(&word, from + begin, kWord);
       // The top bit of the last character is the sign.
-      const std::size_t unused = (64 - 5 * (end - begin)) % 64;
+      const std::int64_t unused = (5 * begin - 5 * end) & 63;
       const std::int64_t change = static_cast<std::int64_t>(low_bits(word ^ 0x1010101010101010) << unused) >> unused;
       const std::int64_t count = change + before;
-      longest |= end - begin;
       signs |= count;
       left -= count;
       before = last;
@@ -35,11 +38,7 @@ std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room)
       begin = end;
       out[n++] = count;
     }
-    // Numbers of eight characters and more are none of a mask's; shorter ones cannot wrap within a block.
-    if (foreign || begin == 0 || longest >= kWord || signs < 0 || left < 0) {
-      n = static_cast<std::size_t>(first - out);
-      break;
-    }
+    if (signs < 0 || left < 0) return first;
     text += begin;
     counts = {text, counts.end, left, before, last};
   }

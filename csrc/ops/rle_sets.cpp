@@ -16,6 +16,9 @@ namespace visdeploy {
 
 Runs::Runs(const std::vector<Encoded>& masks) {
   masks_.reserve(masks.size());
+  std::size_t most = 0;
+  for (const Encoded& mask : masks) most += std::visit([](const auto& counts) { return counts.size(); }, mask.counts);
+  ends_.reserve(most);
   for (const Encoded& mask : masks) {
     VD_CHECK(mask.pixels() <= kMaxPixels, "[rle] size: at most ", kMaxPixels, " pixels, got [", mask.height, ", ",
              mask.width, "]");
