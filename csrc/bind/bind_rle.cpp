@@ -28,22 +28,24 @@ py::object item(const py::handle& dict, PyObject* key) {
   return value;
 }
 
-std::int64_t integer(const py::handle& value, const char* what) {
+std::int64_t integer(PyObject* value, const char* what) {
+  py::object number;
+  // Which mostly it is.
+  if (!PyLong_CheckExact(value)) {
+    number = py::reinterpret_steal<py::object>(PyNumber_Long(value));
+    if (!number) throw py::error_already_set();
+    value = number.ptr();
+  }
   int overflow = 0;
-  const py::object number = py::reinterpret_steal<py::object>(PyNumber_Long(value.ptr()));
-  if (!number) throw py::error_already_set();
-  const std::int64_t result = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+  const std::int64_t result = PyLong_AsLongLongAndOverflow(value, &overflow);
   VD_CHECK(overflow == 0, "[rle] ", what, ": expected a number of at most 64 bits");
   return result;
 }
 
-std::pair<std::int64_t, std::int64_t> sides(const py::handle& size) {
-  VD_CHECK(py::isinstance<py::sequence>(size) && py::len(size) == 2, "[rle] size: expected [height, width]");
-  const auto height = py::reinterpret_steal<py::object>(PySequence_GetItem(size.ptr(), 0));
-  if (!height) throw py::error_already_set();
-  const auto width = py::reinterpret_steal<py::object>(PySequence_GetItem(size.ptr(), 1));
-  if (!width) throw py::error_already_set();
-  return {integer(height, "size"), integer(width, "size")};
+std::int64_t side(const py::object& size, Py_ssize_t i) {
+  const auto number = py::reinterpret_steal<py::object>(PySequence_GetItem(size.ptr(), i));
+  if (!number) throw py::error_already_set();
+  return integer(number.ptr(), "size");
 }
 
 }  // namespace
@@ -55,7 +57,8 @@ Encoded view(const py::handle& object, py::object& counts) {
   }
   const py::object size = item(object, size_key());
   counts = item(object, counts_key());
-  const auto [height, width] = sides(size);
+  VD_CHECK(py::isinstance<py::sequence>(size) && py::len(size) == 2, "[rle] size: expected [height, width]");
+  const std::int64_t height = side(size, 0), width = side(size, 1);
   if (py::isinstance<py::bytes>(counts)) {
     return {height, width,
             std::string_view(PyBytes_AS_STRING(counts.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(counts.ptr())))};
@@ -66,7 +69,7 @@ Encoded view(const py::handle& object, py::object& counts) {
         message("[rle] counts: expected bytes, str or a list of numbers, got ", Py_TYPE(counts.ptr())->tp_name));
   }
   std::vector<std::int64_t> numbers;
-  for (const py::handle& count : counts) numbers.push_back(integer(count, "counts"));
+  for (const py::handle& count : counts) numbers.push_back(integer(count.ptr(), "counts"));
   return {height, width, std::move(numbers)};
 }
 
