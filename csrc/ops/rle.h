@@ -84,8 +84,9 @@ std::int64_t area(const Encoded& mask);
 // x, y, width and height of the tightest box in pixels, zeros where nothing is set.
 void to_bbox(const Encoded& mask, double* xywh);
 
-// COCO's compressed string, and back.
+// COCO's compressed string, of counts or of the positions at which n runs end, and back.
 std::string to_string(const Rle& rle);
+std::string to_string(const std::uint32_t* ends, std::size_t n);
 Rle parse(const Encoded& mask);
 
 // Kaggle's "start length start length"; the first pixel has the number `base`.
@@ -102,17 +103,20 @@ Rle transpose(const Rle& rle);
 // unusual about what comes; says how many it has read.
 namespace cpu {
 std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room);
+std::string to_string(const std::uint32_t* ends, std::size_t n);
 std::string encode(const Tensor& mask);
 std::string encode_above(const Tensor& values, float threshold);
 void decode(const Encoded& mask, Order order, std::uint8_t* out);
 }  // namespace cpu
 namespace avx2 {
+std::string to_string(const std::uint32_t* ends, std::size_t n);
 std::string encode(const Tensor& mask);
 std::string encode_above(const Tensor& values, float threshold);
 void decode(const Encoded& mask, Order order, std::uint8_t* out);
 }  // namespace avx2
 namespace avx512 {
 std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room);
+std::string to_string(const std::uint32_t* ends, std::size_t n);
 std::string encode(const Tensor& mask);
 std::string encode_above(const Tensor& values, float threshold);
 void decode(const Encoded& mask, Order order, std::uint8_t* out);

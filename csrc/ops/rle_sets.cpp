@@ -43,11 +43,6 @@ std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::in
   return cpu::common_bits(a, b, n);
 }
 
-std::size_t write_ends(const std::uint32_t* ends, std::size_t n, char* text) {
-  if (isa() == Isa::kAvx512) return avx512::write_ends(ends, n, text);
-  return cpu::write_ends(ends, n, text);
-}
-
 void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out) {
   if (isa() == Isa::kAvx512) return avx512::box_iou_row(dt, gt, crowd, out);
   if (isa() == Isa::kAvx2) return avx2::box_iou_row(dt, gt, crowd, out);
@@ -234,14 +229,9 @@ Merged merge(const Runs& masks, bool intersect) {
   for (std::size_t i = 1; i < masks.size(); ++i) {
     if (masks[i].height != first.height || masks[i].width != first.width) return {};
   }
-  const auto written = [&](const std::uint32_t* ends, std::size_t n) {
-    Merged merged{first.height, first.width, std::string(kCharacters * n, '\0')};
-    merged.counts.resize(write_ends(ends, n, merged.counts.data()));
-    return merged;
-  };
-  if (masks.size() == 1) return written(first.ends, first.n);
+  if (masks.size() == 1) return {first.height, first.width, to_string(first.ends, first.n)};
   const std::vector<std::uint32_t> ends = cpu::merge(masks, intersect);
-  return written(ends.data(), ends.size());
+  return {first.height, first.width, to_string(ends.data(), ends.size())};
 }
 
 }  // namespace visdeploy

@@ -79,13 +79,10 @@ Merged merge(const Runs& masks, bool intersect);
 //
 // common_bits: how many bits are set in both a and b, n words each.
 // box_iou_row: iou of all dt with one gt.
-// write_ends: COCO's string, and how many characters it takes; needs room for kCharacters for each end.
-constexpr std::size_t kCharacters = 8;
 
 namespace cpu {
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
 void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out);
-std::size_t write_ends(const std::uint32_t* ends, std::size_t n, char* text);
 // Of two masks and more, where the runs of the merged one end.
 std::vector<std::uint32_t> merge(const Runs& masks, bool intersect);
 }  // namespace cpu
@@ -98,7 +95,6 @@ void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out);
 namespace avx512 {
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
 void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out);
-std::size_t write_ends(const std::uint32_t* ends, std::size_t n, char* text);
 }  // namespace avx512
 
 }  // namespace visdeploy

@@ -21,13 +21,9 @@ namespace {
 
 using Wide = double __attribute__((vector_size(64)));
 
-// Not in AVX2, among whose processors are some that take these instructions apart.
-std::uint64_t spread_bits(std::uint64_t bits) { return _pdep_u64(bits, 0x1f1f1f1f1f1f1f1f); }
-
 }  // namespace
 
 #include "ops/box_iou_row.h"
-#include "ops/write_ends.h"
 
 }  // namespace visdeploy::avx512
 

@@ -19,13 +19,6 @@ std::int64_t count_bits(std::uint64_t bits) {
   return static_cast<std::int64_t>((bits + (bits >> 32)) & 0x7f);
 }
 
-// To 2 x 20 bits, to 4 x 10, to 8 x 5.
-std::uint64_t spread_bits(std::uint64_t bits) {
-  bits = (bits & 0xfffff) | (bits & 0xfffff00000) << 12;
-  bits = (bits & 0x000003ff000003ff) | (bits & 0x000ffc00000ffc00) << 6;
-  return (bits & 0x001f001f001f001f) | (bits & 0x03e003e003e003e0) << 3;
-}
-
 }  // namespace
 
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n) {
@@ -35,7 +28,6 @@ std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::in
 }
 
 #include "ops/box_iou_row.h"
-#include "ops/write_ends.h"
 
 namespace {
 

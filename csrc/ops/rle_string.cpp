@@ -6,7 +6,6 @@
 
 #include "core/error.h"
 #include "core/isa.h"
-#include "ops/count_text.h"
 #include "ops/rle.h"
 
 // The two texts that masks travel in: COCO's compressed counts and Kaggle's runs.
@@ -53,19 +52,19 @@ std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room)
 
 }  // namespace
 
+std::string to_string(const std::uint32_t* ends, std::size_t n) {
+  if (isa() == Isa::kAvx512) return avx512::to_string(ends, n);
+  if (isa() == Isa::kAvx2) return avx2::to_string(ends, n);
+  return cpu::to_string(ends, n);
+}
+
 std::string to_string(const Rle& rle) {
-  std::string text;
-  text.reserve(2 * rle.counts.size() + 16);
-  char chunk[512];
-  char* end = chunk;
-  for (std::size_t i = 0; i < rle.counts.size(); ++i) {
-    end = append_count(rle.counts[i] - (i > 2 ? rle.counts[i - 2] : 0), end);
-    if (end > chunk + sizeof(chunk) - 2 * sizeof(std::uint64_t)) {
-      text.append(chunk, static_cast<std::size_t>(end - chunk));
-      end = chunk;
-    }
-  }
-  return text.append(chunk, static_cast<std::size_t>(end - chunk));
+  std::vector<std::uint32_t> ends;
+  ends.reserve(rle.counts.size());
+  std::int64_t end = 0;
+  for (const std::int64_t count : rle.counts) ends.push_back(static_cast<std::uint32_t>(end += count));
+  VD_CHECK(end <= kMaxPixels, "[rle] counts: expected at most ", kMaxPixels, " pixels, got ", end);
+  return to_string(ends.data(), ends.size());
 }
 
 Encoded::Encoded(std::int64_t h, std::int64_t w, std::variant<std::string_view, std::vector<std::int64_t>> c)
