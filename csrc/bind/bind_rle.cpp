@@ -1,6 +1,8 @@
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <string_view>
+#include <utility>
 
 #include "bind/bind.h"
 #include "bind/rle.h"
@@ -59,9 +61,9 @@ Encoded view(const py::handle& object, py::object& counts) {
   counts = item(object, counts_key());
   VD_CHECK(py::isinstance<py::sequence>(size) && py::len(size) == 2, "[rle] size: expected [height, width]");
   const std::int64_t height = side(size, 0), width = side(size, 1);
-  if (py::isinstance<py::bytes>(counts)) {
-    return {height, width,
-            std::string_view(PyBytes_AS_STRING(counts.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(counts.ptr())))};
+  if (PyBytes_Check(counts.ptr())) {
+    const auto length = static_cast<std::size_t>(PyBytes_GET_SIZE(counts.ptr()));
+    return {height, width, std::string_view(PyBytes_AS_STRING(counts.ptr()), length)};
   }
   if (py::isinstance<py::str>(counts)) return {height, width, counts.cast<std::string_view>()};
   if (!py::isinstance<py::list>(counts) && !py::isinstance<py::tuple>(counts) && !py::isinstance<py::array>(counts)) {

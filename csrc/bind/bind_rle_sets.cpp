@@ -2,7 +2,6 @@
 
 #include <cstring>
 #include <optional>
-#include <string_view>
 #include <utility>
 
 #include "bind/bind.h"

@@ -22,7 +22,8 @@ std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room)
     if (length < kBlock) ends &= (std::uint64_t{1} << length) - 1;
     if (foreign || long_numbers || !ends) break;
     const std::size_t first = n;
-    std::int64_t signs = 0, begin = 0;
+    std::int64_t signs = 0;
+    std::size_t begin = 0;
     const auto add = [&](std::int64_t change) {
       const std::int64_t count = change + before;
       signs |= count;
@@ -31,16 +32,17 @@ std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room)
       last = count;
       out[n++] = count;
     };
+    // Noise is mostly this, and then there is nothing to search and to put together.
     if (ends == ~std::uint64_t{0}) {
-      for (; begin < 64; ++begin) add(((from[begin] - '0') ^ 0x10) - 0x10);
+      for (; begin < kBlock; ++begin) add(((from[begin] - '0') ^ 0x10) - 0x10);
       ends = 0;
     }
     for (; ends; ends &= ends - 1) {
-      const std::int64_t end = __builtin_ctzll(ends) + 1;
+      const auto end = static_cast<std::size_t>(__builtin_ctzll(ends)) + 1;
       std::uint64_t word;
       std::memcpy(&word, from + begin, kWord);
       // The top bit of the last character is the sign.
-      const std::int64_t unused = (5 * begin - 5 * end) & 63;
+      const std::size_t unused = (5 * begin - 5 * end) % 64;
       add(static_cast<std::int64_t>(low_bits(word ^ 0x1010101010101010) << unused) >> unused);
       begin = end;
     }

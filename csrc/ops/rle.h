@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -32,8 +31,8 @@ struct Encoded {
   std::int64_t pixels() const { return height * width; }
 };
 
-// A compressed text that has been read up to `text`: `last` is the count before there, and `before` the one before that,
-// or 0 where the next count is written as it is. `left` pixels belong to no run yet.
+// A compressed text that has been read up to `text`. The next count is written as its difference to `before`, and the
+// one after it as that to `last`; `left` pixels belong to no run yet.
 struct CountsText {
   const char *text, *end;
   std::int64_t left, before, last;
@@ -99,8 +98,8 @@ Rle transpose(const Rle& rle);
 // Implementations: what encode and decode do to one mask, and the same for floats, where what is above the threshold is
 // foreground and NaN is not.
 //
-// read_counts: reads counts of a text, not the first one, as long as there is room for Counts::kAtOnce and nothing is
-// unusual about what comes; says how many it has read.
+// read_counts: reads counts of a text, not the first one and of at most kMaxPixels, as long as there is room for
+// Counts::kAtOnce and nothing is unusual about what comes; says how many it has read.
 namespace cpu {
 std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room);
 std::string to_string(const std::uint32_t* ends, std::size_t n);

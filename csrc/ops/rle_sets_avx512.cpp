@@ -1,7 +1,5 @@
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
 #include <cstring>
 
 #include "core/isa.h"

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <charconv>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
@@ -89,10 +88,12 @@ Counts::Block Counts::next() {
     read_ = numbers->size();
     return {begin, end};
   }
+  // The careful reader takes the first count of a text, and every one before which read_counts stops.
   std::size_t n = 0;
   while (kBlock - n >= kAtOnce && text_.text != text_.end) {
     block_[n++] = read_carefully();
-    n += read_counts(text_, block_ + n, kBlock - n);
+    // Sums of what larger ones hold might wrap.
+    if (mask_.pixels() <= kMaxPixels) n += read_counts(text_, block_ + n, kBlock - n);
   }
   return {block_, block_ + n};
 }
