@@ -130,6 +130,9 @@ def test_large_masks_do_not_wrap() -> None:
     assert mask.area({"size": [1 << 20, 1 << 20], "counts": [0, 1 << 40]}) == 1 << 40
     assert mask.area([{"size": [1 << 20, 1 << 20], "counts": [0, 1 << 40]}]).tolist() == [1 << 40]
     assert mask.toBbox({"size": [1 << 20, 1 << 20], "counts": [1 << 39, 1]}).tolist() == [1 << 19, 0, 1, 1]
+    # 64 of these are 2**64 pixels.
+    with pytest.raises(InputError, match="got more"):
+        mask.area({"size": [2**31 - 1, 2**31 - 1], "counts": reference.counts_to_bytes([1 << 58] * 67)})
 
 
 @pytest.mark.parametrize(
@@ -154,6 +157,32 @@ def test_large_masks_do_not_wrap() -> None:
 def test_malformed_counts(op: Any, counts: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         op({"size": [4, 3], "counts": counts})
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 62, 63, 64, 65, 66, 128, 1021, 1024, 1025, 1088, 1089, 2500])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (b" ", r"character {at} is not one of COCO's"),
+        (b"\xff", r"character {at} is not one of COCO's"),
+        (b"M", r"none below zero, got -[23]"),
+        (b"``c9", r"expected 0 to 5000 for size \[1, 5000\], got"),
+        (b"P" * 6, r"ends inside a number"),
+        (b"P" * 20 + b"0", r"the number that ends at character \d+ is too long"),
+    ],
+)
+def test_faults_are_named_wherever_they_stand(at: int, fault: bytes, message: str) -> None:
+    behind = b"" if fault == b"P" * 6 else b"0" * 100
+    text = (b"111" + b"0" * 5000)[:at] + fault + behind
+    for op in (mask.area, lambda rle: mask.merge([rle, rle])):
+        with pytest.raises(InputError, match=message.format(at=at)):
+            op({"size": [1, 5000], "counts": text})
+
+
+def test_numbers_may_be_spelt_long() -> None:
+    # As in pycocotools, more characters than a number needs change nothing.
+    text = b"".join((b"S" if i < 3 else b"P") + b"P" * (i % 10) + b"0" for i in range(300))
+    assert mask.area({"size": [30, 40], "counts": text}) == 450 == coco.area({"size": [30, 40], "counts": text})
 
 
 @given(st.binary(max_size=40))

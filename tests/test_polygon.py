@@ -241,6 +241,8 @@ def test_uncompressed() -> None:
     assert mask.frPyObjects(rles[0], 1, 1) == expected[0]
     with pytest.raises(InputError, match="compressed already"):
         mask.frUncompressedRLE(expected, 1, 1)
+    with pytest.raises(InputError, match="at most 4294967295 pixels, got 4294967296"):
+        mask.frUncompressedRLE([{"size": [2**31 - 1, 2**31 - 1], "counts": [2**32]}], 1, 1)
     with pytest.raises(TypeError):
         mask.frUncompressedRLE([7], 1, 1)
 

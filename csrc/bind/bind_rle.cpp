@@ -1,6 +1,8 @@
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <string_view>
+#include <utility>
 
 #include "bind/bind.h"
 #include "bind/rle.h"
@@ -11,13 +13,7 @@
 namespace visdeploy::bind {
 namespace {
 
-// A dict's value, without making a string for its key each time.
-py::object item(const py::handle& dict, PyObject* key) {
-  const auto value = py::reinterpret_steal<py::object>(PyObject_GetItem(dict.ptr(), key));
-  if (!value) throw py::error_already_set();
-  return value;
-}
-
+// Strings made once.
 PyObject* size_key() {
   static PyObject* const key = PyUnicode_InternFromString("size");
   return key;
@@ -28,13 +24,30 @@ PyObject* counts_key() {
   return key;
 }
 
-std::int64_t integer(const py::handle& value, const char* what) {
+py::object item(const py::handle& dict, PyObject* key) {
+  const auto value = py::reinterpret_steal<py::object>(PyObject_GetItem(dict.ptr(), key));
+  if (!value) throw py::error_already_set();
+  return value;
+}
+
+std::int64_t integer(PyObject* value, const char* what) {
+  py::object number;
+  // Which mostly it is.
+  if (!PyLong_CheckExact(value)) {
+    number = py::reinterpret_steal<py::object>(PyNumber_Long(value));
+    if (!number) throw py::error_already_set();
+    value = number.ptr();
+  }
   int overflow = 0;
-  const py::object number = py::reinterpret_steal<py::object>(PyNumber_Long(value.ptr()));
-  if (!number) throw py::error_already_set();
-  const std::int64_t result = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+  const std::int64_t result = PyLong_AsLongLongAndOverflow(value, &overflow);
   VD_CHECK(overflow == 0, "[rle] ", what, ": expected a number of at most 64 bits");
   return result;
+}
+
+std::int64_t side(const py::object& size, Py_ssize_t i) {
+  const auto number = py::reinterpret_steal<py::object>(PySequence_GetItem(size.ptr(), i));
+  if (!number) throw py::error_already_set();
+  return integer(number.ptr(), "size");
 }
 
 }  // namespace
@@ -47,36 +60,30 @@ Encoded view(const py::handle& object, py::object& counts) {
   const py::object size = item(object, size_key());
   counts = item(object, counts_key());
   VD_CHECK(py::isinstance<py::sequence>(size) && py::len(size) == 2, "[rle] size: expected [height, width]");
-  const std::int64_t height = integer(size[py::int_(0)], "size"), width = integer(size[py::int_(1)], "size");
-  if (py::isinstance<py::bytes>(counts) || py::isinstance<py::str>(counts)) {
-    return {height, width, counts.cast<std::string_view>()};
+  const std::int64_t height = side(size, 0), width = side(size, 1);
+  if (PyBytes_Check(counts.ptr())) {
+    const auto length = static_cast<std::size_t>(PyBytes_GET_SIZE(counts.ptr()));
+    return {height, width, std::string_view(PyBytes_AS_STRING(counts.ptr()), length)};
   }
+  if (py::isinstance<py::str>(counts)) return {height, width, counts.cast<std::string_view>()};
   if (!py::isinstance<py::list>(counts) && !py::isinstance<py::tuple>(counts) && !py::isinstance<py::array>(counts)) {
     throw py::type_error(
         message("[rle] counts: expected bytes, str or a list of numbers, got ", Py_TYPE(counts.ptr())->tp_name));
   }
   std::vector<std::int64_t> numbers;
-  for (const py::handle& count : counts) numbers.push_back(integer(count, "counts"));
+  for (const py::handle& count : counts) numbers.push_back(integer(count.ptr(), "counts"));
   return {height, width, std::move(numbers)};
 }
 
-Rle from_python(const py::handle& object) {
-  py::object kept;
-  return parse(view(object, kept));
-}
-
-std::vector<Rle> from_python(const py::list& objects) {
-  std::vector<Rle> rles;
-  rles.reserve(objects.size());
-  for (const py::handle& object : objects) rles.push_back(from_python(object));
-  return rles;
-}
-
-std::vector<std::string> to_strings(const std::vector<Rle>& rles) {
-  std::vector<std::string> strings;
-  strings.reserve(rles.size());
-  for (const Rle& rle : rles) strings.push_back(to_string(rle));
-  return strings;
+Views::Views(const py::object& object) : listed(py::isinstance<py::list>(object)) {
+  const std::size_t n = listed ? py::len(object) : 1;
+  masks.reserve(n);
+  kept.reserve(n);
+  if (listed) {
+    for (const py::handle& mask : object) masks.push_back(view(mask, kept.emplace_back()));
+  } else {
+    masks.push_back(view(object, kept.emplace_back()));
+  }
 }
 
 py::dict to_python(const std::string& counts, std::int64_t height, std::int64_t width) {
@@ -92,35 +99,18 @@ py::dict to_python(const std::string& counts, std::int64_t height, std::int64_t 
   return dict;
 }
 
-py::list to_python(const std::vector<Rle>& rles, const std::vector<std::string>& strings) {
-  py::list list;
-  for (std::size_t i = 0; i < rles.size(); ++i) list.append(to_python(strings[i], rles[i].height, rles[i].width));
+py::list to_python(const std::vector<std::string>& counts, std::int64_t height, std::int64_t width) {
+  py::list list(counts.size());
+  for (std::size_t i = 0; i < counts.size(); ++i) list[i] = to_python(counts[i], height, width);
   return list;
 }
 
 namespace {
 
-// One RLE, or a list of them, unread.
-struct Views {
-  explicit Views(const py::object& object) : listed(py::isinstance<py::list>(object)) {
-    if (listed) {
-      for (const py::handle& mask : object) masks.push_back(view(mask, kept.emplace_back()));
-    } else {
-      masks.push_back(view(object, kept.emplace_back()));
-    }
-  }
-
-  bool listed;
-  std::vector<Encoded> masks;
-  std::vector<py::object> kept;  // owns the texts
-};
-
 // A 2-D array is one mask, and has one answer.
 py::object one_or_all(const std::vector<std::string>& texts, std::int64_t height, std::int64_t width, int rank) {
   if (rank == 2) return to_python(texts[0], height, width);
-  py::list list(texts.size());
-  for (std::size_t i = 0; i < texts.size(); ++i) list[i] = to_python(texts[i], height, width);
-  return list;
+  return to_python(texts, height, width);
 }
 
 py::object encode(const py::object& mask, int axis, const py::object& num_threads) {
@@ -195,7 +185,8 @@ py::array to_bbox(const py::object& object) {
 }
 
 std::string to_kaggle(const py::object& object, bool rows, std::int64_t base) {
-  const Rle rle = from_python(object);
+  py::object kept;
+  const Rle rle = parse(view(object, kept));
   const py::gil_scoped_release release;
   return visdeploy::to_kaggle(rle, rows ? Order::kRow : Order::kColumn, base);
 }

@@ -2,7 +2,6 @@
 
 #include <cstring>
 #include <optional>
-#include <string_view>
 #include <utility>
 
 #include "bind/bind.h"
@@ -31,60 +30,6 @@ struct Sides {
     return result;
   }
 };
-
-// The string and the size of an RLE in the dress that they mostly wear; without text where they wear another.
-struct Text {
-  py::object owner;
-  std::string_view text;
-  std::int64_t height = 0, width = 0;
-
-  explicit Text(PyObject* object) {
-    static PyObject* const kSize = PyUnicode_InternFromString("size");
-    static PyObject* const kCounts = PyUnicode_InternFromString("counts");
-    if (!PyDict_CheckExact(object)) return;
-    PyObject* const size = PyDict_GetItemWithError(object, kSize);
-    PyObject* const counts = PyDict_GetItemWithError(object, kCounts);
-    if (!size || !counts || !PyList_CheckExact(size) || PyList_GET_SIZE(size) != 2) return;
-    if (!read_side(PyList_GET_ITEM(size, 0), height) || !read_side(PyList_GET_ITEM(size, 1), width)) return;
-    if (PyBytes_CheckExact(counts)) {
-      text = {PyBytes_AS_STRING(counts), static_cast<std::size_t>(PyBytes_GET_SIZE(counts))};
-    } else if (PyUnicode_CheckExact(counts) && PyUnicode_IS_COMPACT_ASCII(counts)) {
-      text = {static_cast<const char*>(PyUnicode_DATA(counts)), static_cast<std::size_t>(PyUnicode_GET_LENGTH(counts))};
-    }
-    owner = py::reinterpret_borrow<py::object>(counts);
-  }
-
- private:
-  static bool read_side(PyObject* number, std::int64_t& side) {
-    int overflow = 0;
-    if (!PyLong_CheckExact(number)) return false;
-    side = PyLong_AsLongLongAndOverflow(number, &overflow);
-    return overflow == 0;
-  }
-};
-
-// Of a list or a tuple.
-Runs runs_of(const py::object& objects) {
-  const auto n = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(objects.ptr()));
-  std::vector<Text> texts;
-  texts.reserve(n);
-  std::size_t characters = 0;
-  for (std::size_t i = 0; i < n; ++i) {
-    characters += texts.emplace_back(PySequence_Fast_ITEMS(objects.ptr())[i]).text.size();
-  }
-  Runs runs;
-  runs.reserve(n, characters);
-  for (std::size_t i = 0; i < n; ++i) {
-    const Text& text = texts[i];
-    if (text.text.data() && runs.add(text.text, text.height, text.width)) continue;
-    // Reading other objects may run code that changes the list.
-    const auto object =
-        py::reinterpret_steal<py::object>(PySequence_GetItem(objects.ptr(), static_cast<Py_ssize_t>(i)));
-    if (!object) throw py::error_already_set();
-    runs.add(from_python(object));
-  }
-  return runs;
-}
 
 // Calls NumPy's asarray(object, float64), whose complaints about values become ours; a TypeError stays one.
 py::array_t<double> as_doubles(const py::handle& object, const char* op, const char* argument) {
@@ -150,7 +95,7 @@ bool has_length(const py::handle& object) {
 
 // One side of an iou: masks, or boxes.
 struct Objects {
-  Runs masks;
+  std::optional<Runs> masks;
   std::vector<double> boxes;
   std::optional<Array> array;  // where the boxes came as one
   std::size_t n = 0;
@@ -165,7 +110,7 @@ struct Objects {
     }
     n = py::len(object);
     if (n > 0 && py::isinstance<py::dict>(PyList_GET_ITEM(object.ptr(), 0))) {
-      masks = runs_of(object);
+      n = masks.emplace(Views(object).masks).size();
       return;
     }
     for (const py::handle& item : object) {
@@ -200,7 +145,7 @@ py::object iou(const py::object& dt, const py::object& gt, const py::object& cro
     if (dts.are_boxes()) {
       visdeploy::iou(dts.boxes.data(), m, gts.boxes.data(), n, crowds.data(), data, threads_wanted);
     } else {
-      visdeploy::iou(dts.masks, gts.masks, crowds.data(), data, threads_wanted);
+      visdeploy::iou(*dts.masks, *gts.masks, crowds.data(), data, threads_wanted);
     }
   }
   return dts.array ? dts.array->like(out) : out;
@@ -210,26 +155,24 @@ py::dict merge(const py::object& objects, bool intersect) {
   if (!py::isinstance<py::list>(objects) && !py::isinstance<py::tuple>(objects)) {
     throw py::type_error(message("[merge] expected a list of RLEs, got ", Py_TYPE(objects.ptr())->tp_name));
   }
-  const Runs runs = runs_of(objects);
+  const Views views{py::list(objects)};
   Merged merged;
   {
     const py::gil_scoped_release release;
-    merged = visdeploy::merge(runs, intersect);
+    merged = visdeploy::merge(Runs(views.masks), intersect);
   }
   return to_python(merged.counts, merged.height, merged.width);
 }
 
 // Draws each of n shapes, of which draw(i) gives the mask, as a list of RLEs.
 template <class Draw>
-py::list drawn(std::size_t n, Draw draw) {
-  std::vector<Rle> rles(n);
-  std::vector<std::string> strings;
+py::list drawn(std::size_t n, Sides sides, Draw draw) {
+  std::vector<std::string> counts(n);
   {
     const py::gil_scoped_release release;
-    for (std::size_t i = 0; i < n; ++i) rles[i] = draw(i);
-    strings = to_strings(rles);
+    for (std::size_t i = 0; i < n; ++i) counts[i] = to_string(draw(i));
   }
-  return to_python(rles, strings);
+  return to_python(counts, sides.height, sides.width);
 }
 
 py::list from_polygons(const py::object& polygons, Sides sides) {
@@ -239,7 +182,7 @@ py::list from_polygons(const py::object& polygons, Sides sides) {
     const std::size_t first = numbers.size();
     places.emplace_back(first, read_numbers(polygon, "frPyObjects", "polygon", numbers) / 2);
   }
-  return drawn(places.size(), [&](std::size_t i) {
+  return drawn(places.size(), sides, [&](std::size_t i) {
     const auto [first, corners] = places[i];
     return from_polygon(numbers.data() + first, static_cast<std::int64_t>(corners), sides.height, sides.width);
   });
@@ -254,7 +197,7 @@ py::list from_boxes(const py::object& boxes, Sides sides) {
            std::string(py::str(boxes.attr("dtype"))), "; convert them with .astype(np.float64)");
   std::vector<double> numbers;
   const std::size_t n = read_boxes(boxes, "frPyObjects", "boxes", numbers);
-  return drawn(n, [&](std::size_t i) { return from_box(numbers.data() + 4 * i, sides.height, sides.width); });
+  return drawn(n, sides, [&](std::size_t i) { return from_box(numbers.data() + 4 * i, sides.height, sides.width); });
 }
 
 py::dict from_uncompressed(const py::handle& object) {
@@ -262,7 +205,8 @@ py::dict from_uncompressed(const py::handle& object) {
   VD_CHECK(!py::isinstance<py::bytes>(counts) && !py::isinstance<py::str>(counts),
            "[frPyObjects] counts: expected a list of numbers, got ", Py_TYPE(counts.ptr())->tp_name,
            "; such an RLE is compressed already");
-  const Rle rle = from_python(object);
+  py::object kept;
+  const Rle rle = parse(view(object, kept));
   return to_python(to_string(rle), rle.height, rle.width);
 }
 

@@ -10,17 +10,20 @@
 // RLEs as Python has them: dicts of size and counts.
 namespace visdeploy::bind {
 
-// Raises what pycocotools does where it raises: TypeError for another kind of object, KeyError for a missing key.
-Rle from_python(const py::handle& object);
-std::vector<Rle> from_python(const py::list& objects);
-
-// The same without reading the counts. The text of a compressed one is that of `counts`, which must outlive the view.
+// An RLE with its counts unread; the text of a compressed one is that of `counts`, which must outlive the view. Raises
+// what pycocotools does where it raises: TypeError for another kind of object, KeyError for a missing key.
 Encoded view(const py::handle& object, py::object& counts);
 
-py::dict to_python(const std::string& counts, std::int64_t height, std::int64_t width);
-py::list to_python(const std::vector<Rle>& rles, const std::vector<std::string>& strings);
+// The same of one RLE, or a list of them.
+struct Views {
+  explicit Views(const py::object& object);
 
-// The counts of each, as COCO's strings. Needs no GIL.
-std::vector<std::string> to_strings(const std::vector<Rle>& rles);
+  bool listed;
+  std::vector<Encoded> masks;
+  std::vector<py::object> kept;  // owns the texts
+};
+
+py::dict to_python(const std::string& counts, std::int64_t height, std::int64_t width);
+py::list to_python(const std::vector<std::string>& counts, std::int64_t height, std::int64_t width);
 
 }  // namespace visdeploy::bind

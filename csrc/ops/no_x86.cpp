@@ -27,6 +27,7 @@ void suppress(const T*, std::int64_t, double, std::int64_t, std::vector<std::int
 template void suppress(const float*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
 template void suppress(const double*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
 
+std::string to_string(const std::uint32_t*, std::size_t) { absent(); }
 std::string encode(const Tensor&) { absent(); }
 std::string encode_above(const Tensor&, float) { absent(); }
 void decode(const Encoded&, Order, std::uint8_t*) { absent(); }
@@ -43,9 +44,8 @@ void suppress_anchors(const float*, const std::uint32_t*, std::int64_t, float, s
 }  // namespace avx2
 
 namespace avx512 {
-std::pair<std::size_t, std::size_t> read_changes(std::string_view, std::size_t, std::int64_t*, std::size_t) {
-  absent();
-}
+std::size_t read_counts(CountsText&, std::int64_t*, std::size_t) { absent(); }
+std::string to_string(const std::uint32_t*, std::size_t) { absent(); }
 std::string encode(const Tensor&) { absent(); }
 std::string encode_above(const Tensor&, float) { absent(); }
 void decode(const Encoded&, Order, std::uint8_t*) { absent(); }
@@ -53,8 +53,6 @@ std::string encode_logits(const Tensor&, Size, float) { absent(); }
 SemanticMap semantic_map(const Tensor&, Size, std::uint8_t*) { absent(); }
 std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_t) { absent(); }
 void box_iou_row(const Boxes&, const double*, bool, double*) { absent(); }
-std::int64_t read_ends(const char*, std::size_t, std::int64_t, std::uint32_t*) { absent(); }
-std::size_t write_ends(const std::uint32_t*, std::size_t, char*) { absent(); }
 void decode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }
 void encode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }
 }  // namespace avx512

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -32,10 +31,17 @@ struct Encoded {
   std::int64_t pixels() const { return height * width; }
 };
 
+// A compressed text that has been read up to `text`. The next count is written as its difference to `before`, and the
+// one after it as that to `last`; `left` pixels belong to no run yet.
+struct CountsText {
+  const char *text, *end;
+  std::int64_t left, before, last;
+};
+
 // Reads the counts of an Encoded, and checks them, a block at a time.
 class Counts {
  public:
-  static constexpr std::size_t kBlock = 1024;
+  static constexpr std::size_t kBlock = 1024, kAtOnce = 64;
   struct Block {
     const std::int64_t *begin, *end;
   };
@@ -47,10 +53,11 @@ class Counts {
   Block next();
 
  private:
+  std::int64_t read_carefully();
+
   const Encoded& mask_;
-  std::size_t read_ = 0;                // characters of the text, or counts
-  std::int64_t left_;                   // pixels
-  std::int64_t before_ = 0, last_ = 0;  // the two counts before the block
+  CountsText text_;
+  std::size_t read_ = 0;  // numbers, where it is no text
   std::int64_t block_[kBlock];
 };
 
@@ -76,8 +83,9 @@ std::int64_t area(const Encoded& mask);
 // x, y, width and height of the tightest box in pixels, zeros where nothing is set.
 void to_bbox(const Encoded& mask, double* xywh);
 
-// COCO's compressed string, and back.
+// COCO's compressed string, of counts or of the positions at which n runs end, and back.
 std::string to_string(const Rle& rle);
+std::string to_string(const std::uint32_t* ends, std::size_t n);
 Rle parse(const Encoded& mask);
 
 // Kaggle's "start length start length"; the first pixel has the number `base`.
@@ -89,21 +97,25 @@ Rle transpose(const Rle& rle);
 
 // Implementations: what encode and decode do to one mask, and the same for floats, where what is above the threshold is
 // foreground and NaN is not.
+//
+// read_counts: reads counts of a text, not the first one and of at most kMaxPixels, as long as there is room for
+// Counts::kAtOnce and nothing is unusual about what comes; says how many it has read.
 namespace cpu {
+std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room);
+std::string to_string(const std::uint32_t* ends, std::size_t n);
 std::string encode(const Tensor& mask);
 std::string encode_above(const Tensor& values, float threshold);
 void decode(const Encoded& mask, Order order, std::uint8_t* out);
 }  // namespace cpu
 namespace avx2 {
+std::string to_string(const std::uint32_t* ends, std::size_t n);
 std::string encode(const Tensor& mask);
 std::string encode_above(const Tensor& values, float threshold);
 void decode(const Encoded& mask, Order order, std::uint8_t* out);
 }  // namespace avx2
 namespace avx512 {
-// Reads at most `room` numbers of the compressed text from character i on, as long as they are short and all is well.
-// Gives how many they are, and where the next one begins.
-std::pair<std::size_t, std::size_t> read_changes(std::string_view text, std::size_t i, std::int64_t* out,
-                                                 std::size_t room);
+std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room);
+std::string to_string(const std::uint32_t* ends, std::size_t n);
 std::string encode(const Tensor& mask);
 std::string encode_above(const Tensor& values, float threshold);
 void decode(const Encoded& mask, Order order, std::uint8_t* out);

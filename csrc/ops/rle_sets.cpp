@@ -14,53 +14,34 @@
 // bands that their boxes share. Masks whose runs are few for the size of their box stay runs.
 namespace visdeploy {
 
-void Runs::reserve(std::size_t masks, std::size_t ends) {
-  masks_.reserve(masks);
-  ends_.reserve(ends);
-}
-
-void Runs::add(const Rle& rle) {
-  VD_CHECK(rle.pixels() <= kMaxPixels, "[rle] size: at most ", kMaxPixels, " pixels, got [", rle.height, ", ",
-           rle.width, "]");
-  masks_.push_back({rle.height, rle.width, ends_.size(), rle.counts.size()});
-  std::int64_t end = 0;
-  for (const std::int64_t count : rle.counts) ends_.push_back(static_cast<std::uint32_t>(end += count));
+Runs::Runs(const std::vector<Encoded>& masks) {
+  masks_.reserve(masks.size());
+  std::size_t most = 0;
+  for (const Encoded& mask : masks) most += std::visit([](const auto& counts) { return counts.size(); }, mask.counts);
+  ends_.reserve(most);
+  for (const Encoded& mask : masks) {
+    VD_CHECK(mask.pixels() <= kMaxPixels, "[rle] size: at most ", kMaxPixels, " pixels, got [", mask.height, ", ",
+             mask.width, "]");
+    const std::size_t first = ends_.size();
+    std::uint32_t end = 0;
+    Counts counts(mask);
+    for (auto block = counts.next(); block.begin != block.end; block = counts.next()) {
+      const std::size_t read = ends_.size();
+      ends_.resize(read + static_cast<std::size_t>(block.end - block.begin));
+      std::transform(block.begin, block.end, ends_.begin() + static_cast<std::ptrdiff_t>(read),
+                     [&](std::int64_t count) { return end += static_cast<std::uint32_t>(count); });
+    }
+    masks_.push_back({mask.height, mask.width, first, ends_.size() - first});
+  }
 }
 
 namespace {
-
-std::int64_t read_ends(const char* text, std::size_t length, std::int64_t pixels, std::uint32_t* ends) {
-  if (isa() == Isa::kAvx512) return avx512::read_ends(text, length, pixels, ends);
-  return cpu::read_ends(text, length, pixels, ends);
-}
 
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n) {
   if (isa() == Isa::kAvx512) return avx512::common_bits(a, b, n);
   if (isa() == Isa::kAvx2) return avx2::common_bits(a, b, n);
   return cpu::common_bits(a, b, n);
 }
-
-std::size_t write_ends(const std::uint32_t* ends, std::size_t n, char* text) {
-  if (isa() == Isa::kAvx512) return avx512::write_ends(ends, n, text);
-  return cpu::write_ends(ends, n, text);
-}
-
-}  // namespace
-
-bool Runs::add(std::string_view counts, std::int64_t height, std::int64_t width) {
-  constexpr std::int64_t kMaxSide = (std::int64_t{1} << 31) - 1;
-  if (height < 0 || width < 0 || height > kMaxSide || width > kMaxSide || height * width > kMaxPixels) return false;
-  const std::size_t first = ends_.size();
-  ends_.resize(first + counts.size());
-  text_.assign(counts).append(kReadBehind, '0');
-  const std::int64_t n = read_ends(text_.data(), counts.size(), height * width, ends_.data() + first);
-  const std::size_t kept = n < 0 ? 0 : static_cast<std::size_t>(n);
-  ends_.resize(first + kept);
-  if (n >= 0) masks_.push_back({height, width, first, kept});
-  return n >= 0;
-}
-
-namespace {
 
 void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out) {
   if (isa() == Isa::kAvx512) return avx512::box_iou_row(dt, gt, crowd, out);
@@ -248,14 +229,9 @@ Merged merge(const Runs& masks, bool intersect) {
   for (std::size_t i = 1; i < masks.size(); ++i) {
     if (masks[i].height != first.height || masks[i].width != first.width) return {};
   }
-  const auto written = [&](const std::uint32_t* ends, std::size_t n) {
-    Merged merged{first.height, first.width, std::string(kCharacters * n, '\0')};
-    merged.counts.resize(write_ends(ends, n, merged.counts.data()));
-    return merged;
-  };
-  if (masks.size() == 1) return written(first.ends, first.n);
+  if (masks.size() == 1) return {first.height, first.width, to_string(first.ends, first.n)};
   const std::vector<std::uint32_t> ends = cpu::merge(masks, intersect);
-  return written(ends.data(), ends.size());
+  return {first.height, first.width, to_string(ends.data(), ends.size())};
 }
 
 }  // namespace visdeploy

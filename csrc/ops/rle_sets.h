@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "ops/rle.h"
@@ -23,11 +22,7 @@ class Runs {
     std::uint32_t last_end() const { return n ? ends[n - 1] : 0; }
   };
 
-  void reserve(std::size_t masks, std::size_t ends);
-  void add(const Rle& rle);
-
-  // Reads COCO's string. False, and nothing added, where anything about it is not as usual: parse() then says what.
-  bool add(std::string_view counts, std::int64_t height, std::int64_t width);
+  explicit Runs(const std::vector<Encoded>& masks);
 
   std::size_t size() const { return masks_.size(); }
   std::size_t total_ends() const { return ends_.size(); }
@@ -43,7 +38,6 @@ class Runs {
   };
   std::vector<Mask> masks_;
   std::vector<std::uint32_t> ends_;
-  std::string text_;  // the string being read, kept for its memory
 };
 
 // Boxes, each of their properties side by side, with room behind for whole registers.
@@ -84,16 +78,10 @@ Merged merge(const Runs& masks, bool intersect);
 //
 // common_bits: how many bits are set in both a and b, n words each.
 // box_iou_row: iou of all dt with one gt.
-// read_ends: takes COCO's string apart, and gives how many runs end at `ends`, or -1 where anything is wrong. May read
-// kReadBehind characters more than there are.
-// write_ends: the way back, and how many characters it takes; needs room for kCharacters for each end.
-constexpr std::size_t kReadBehind = 72, kCharacters = 8;
 
 namespace cpu {
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
 void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out);
-std::int64_t read_ends(const char* text, std::size_t length, std::int64_t pixels, std::uint32_t* ends);
-std::size_t write_ends(const std::uint32_t* ends, std::size_t n, char* text);
 // Of two masks and more, where the runs of the merged one end.
 std::vector<std::uint32_t> merge(const Runs& masks, bool intersect);
 }  // namespace cpu
@@ -106,8 +94,6 @@ void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out);
 namespace avx512 {
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n);
 void box_iou_row(const Boxes& dt, const double* gt, bool crowd, double* out);
-std::int64_t read_ends(const char* text, std::size_t length, std::int64_t pixels, std::uint32_t* ends);
-std::size_t write_ends(const std::uint32_t* ends, std::size_t n, char* text);
 }  // namespace avx512
 
 }  // namespace visdeploy

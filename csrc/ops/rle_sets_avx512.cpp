@@ -1,7 +1,5 @@
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
 #include <cstring>
 
 #include "core/isa.h"
@@ -21,15 +19,9 @@ namespace {
 
 using Wide = double __attribute__((vector_size(64)));
 
-// Not in AVX2, among whose processors are some that take these instructions apart.
-std::uint64_t low_bits(std::uint64_t bytes) { return _pext_u64(bytes, 0x1f1f1f1f1f1f1f1f); }
-std::uint64_t spread_bits(std::uint64_t bits) { return _pdep_u64(bits, 0x1f1f1f1f1f1f1f1f); }
-
 }  // namespace
 
 #include "ops/box_iou_row.h"
-#include "ops/read_ends.h"
-#include "ops/write_ends.h"
 
 }  // namespace visdeploy::avx512
 

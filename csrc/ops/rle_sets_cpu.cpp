@@ -19,20 +19,6 @@ std::int64_t count_bits(std::uint64_t bits) {
   return static_cast<std::int64_t>((bits + (bits >> 32)) & 0x7f);
 }
 
-// To 4 x 10 bits, to 2 x 20, to 40.
-std::uint64_t low_bits(std::uint64_t bytes) {
-  bytes = (bytes & 0x001f001f001f001f) | (bytes & 0x1f001f001f001f00) >> 3;
-  bytes = (bytes & 0x000003ff000003ff) | (bytes & 0x03ff000003ff0000) >> 6;
-  return (bytes & 0xfffff) | (bytes & 0x000fffff00000000) >> 12;
-}
-
-// And back.
-std::uint64_t spread_bits(std::uint64_t bits) {
-  bits = (bits & 0xfffff) | (bits & 0xfffff00000) << 12;
-  bits = (bits & 0x000003ff000003ff) | (bits & 0x000ffc00000ffc00) << 6;
-  return (bits & 0x001f001f001f001f) | (bits & 0x03e003e003e003e0) << 3;
-}
-
 }  // namespace
 
 std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t n) {
@@ -42,8 +28,6 @@ std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::in
 }
 
 #include "ops/box_iou_row.h"
-#include "ops/read_ends.h"
-#include "ops/write_ends.h"
 
 namespace {
 

@@ -1,12 +1,10 @@
 #include <algorithm>
 #include <charconv>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
 #include "core/error.h"
 #include "core/isa.h"
-#include "ops/count_text.h"
 #include "ops/rle.h"
 
 // The two texts that masks travel in: COCO's compressed counts and Kaggle's runs.
@@ -21,7 +19,7 @@ void check_size(const char* op, std::int64_t height, std::int64_t width) {
 }
 
 // Reads the number that begins at character i, and returns where the next one begins.
-std::size_t read_change_slowly(std::string_view text, std::size_t i, std::int64_t* out) {
+std::size_t read_change(std::string_view text, std::size_t i, std::int64_t* out) {
   constexpr int kMaxBits = 60;
   std::int64_t x = 0;
   for (int bits = 0;; bits += 5) {
@@ -37,38 +35,8 @@ std::size_t read_change_slowly(std::string_view text, std::size_t i, std::int64_
   }
 }
 
-// The same, eight characters at a time and without a guess at how many a number has.
-std::size_t read_change(std::string_view text, std::size_t i, std::int64_t* out) {
-  std::uint64_t groups;
-  if (text.size() - i < sizeof(groups)) return read_change_slowly(text, i, out);
-  std::memcpy(&groups, text.data() + i, sizeof(groups));
-  groups -= 0x3030303030303030;
-  const std::uint64_t last = ~groups & 0x2020202020202020;
-  const std::uint64_t used = last ^ (last - 1);  // every bit up to the first one of last
-  // A character below '0' borrows from those after it only, so the first bad one shows.
-  if (!last || (groups & 0xc0c0c0c0c0c0c0c0 & (used << 2 | used))) return read_change_slowly(text, i, out);
-  groups &= 0x1f1f1f1f1f1f1f1f & used;
-  groups = (groups & 0x001f001f001f001f) | (groups & 0x1f001f001f001f00) >> 3;
-  groups = (groups & 0x000003ff000003ff) | (groups & 0x03ff000003ff0000) >> 6;
-  groups = (groups & 0x00000000000fffff) | (groups & 0x000fffff00000000) >> 12;
-  const int length = (__builtin_ctzll(last) >> 3) + 1, unused = 64 - 5 * length;
-  *out = static_cast<std::int64_t>(groups << unused) >> unused;
-  return i + static_cast<std::size_t>(length);
-}
-
-// Reads numbers of one character each, eight at a time, as long as that is what comes; returns how many.
-std::size_t read_short_changes(std::string_view text, std::size_t i, std::int64_t* out, std::size_t room) {
-  std::size_t n = 0;
-  for (std::uint64_t groups; n + sizeof(groups) <= room && i + n + sizeof(groups) <= text.size(); n += sizeof(groups)) {
-    std::memcpy(&groups, text.data() + i + n, sizeof(groups));
-    groups -= 0x3030303030303030;
-    if (groups & 0xe0e0e0e0e0e0e0e0) break;
-    for (std::size_t k = 0; k < sizeof(groups); ++k) {
-      out[n + k] =
-          static_cast<std::int64_t>(groups >> (8 * k) & 0x0f) - static_cast<std::int64_t>(groups >> (8 * k) & 0x10);
-    }
-  }
-  return n;
+std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room) {
+  return isa() == Isa::kAvx512 ? avx512::read_counts(counts, out, room) : cpu::read_counts(counts, out, room);
 }
 
 // By value and out of the way, because variables that something points at do not stay in registers.
@@ -83,19 +51,19 @@ std::size_t read_short_changes(std::string_view text, std::size_t i, std::int64_
 
 }  // namespace
 
+std::string to_string(const std::uint32_t* ends, std::size_t n) {
+  if (isa() == Isa::kAvx512) return avx512::to_string(ends, n);
+  if (isa() == Isa::kAvx2) return avx2::to_string(ends, n);
+  return cpu::to_string(ends, n);
+}
+
 std::string to_string(const Rle& rle) {
-  std::string text;
-  text.reserve(2 * rle.counts.size() + 16);
-  char chunk[512];
-  char* end = chunk;
-  for (std::size_t i = 0; i < rle.counts.size(); ++i) {
-    end = append_count(rle.counts[i] - (i > 2 ? rle.counts[i - 2] : 0), end);
-    if (end > chunk + sizeof(chunk) - 2 * sizeof(std::uint64_t)) {
-      text.append(chunk, static_cast<std::size_t>(end - chunk));
-      end = chunk;
-    }
-  }
-  return text.append(chunk, static_cast<std::size_t>(end - chunk));
+  std::vector<std::uint32_t> ends;
+  ends.reserve(rle.counts.size());
+  std::int64_t end = 0;
+  for (const std::int64_t count : rle.counts) ends.push_back(static_cast<std::uint32_t>(end += count));
+  VD_CHECK(end <= kMaxPixels, "[rle] counts: expected at most ", kMaxPixels, " pixels, got ", end);
+  return to_string(ends.data(), ends.size());
 }
 
 Encoded::Encoded(std::int64_t h, std::int64_t w, std::variant<std::string_view, std::vector<std::int64_t>> c)
@@ -103,49 +71,44 @@ Encoded::Encoded(std::int64_t h, std::int64_t w, std::variant<std::string_view, 
   check_size("rle", height, width);
 }
 
-Counts::Counts(const Encoded& mask) : mask_(mask), left_(mask.pixels()) {}
+Counts::Counts(const Encoded& mask) : mask_(mask), text_{nullptr, nullptr, mask.pixels(), 0, 0} {
+  if (const auto* text = std::get_if<std::string_view>(&mask.counts)) {
+    text_.text = text->data();
+    text_.end = text->data() + text->size();
+  }
+}
 
 Counts::Block Counts::next() {
-  std::int64_t left = left_;
   if (const auto* numbers = std::get_if<std::vector<std::int64_t>>(&mask_.counts)) {
     const std::int64_t *begin = numbers->data() + read_, *end = numbers->data() + numbers->size();
     for (const std::int64_t* count = begin; count != end; ++count) {
-      if (*count < 0 || *count > left) refuse_count(mask_, *count);
-      left -= *count;
+      if (*count < 0 || *count > text_.left) refuse_count(mask_, *count);
+      text_.left -= *count;
     }
     read_ = numbers->size();
     return {begin, end};
   }
-  const std::string_view text = std::get<std::string_view>(mask_.counts);
-  const bool vectors = isa() == Isa::kAvx512;
-  std::size_t n = 0, i = read_;
-  while (n < kBlock && i < text.size()) {
-    if (vectors) {
-      const auto [read, next] = avx512::read_changes(text, i, block_ + n, kBlock - n);
-      n += read;
-      i = next;
-    } else {
-      const std::size_t read = read_short_changes(text, i, block_ + n, kBlock - n);
-      n += read;
-      i += read;
-    }
-    if (n < kBlock && i < text.size()) i = read_change(text, i, block_ + n++);
+  // The careful reader takes the first count of a text, and every one before which read_counts stops.
+  std::size_t n = 0;
+  while (kBlock - n >= kAtOnce && text_.text != text_.end) {
+    block_[n++] = read_carefully();
+    // Sums of what larger ones hold might wrap.
+    if (mask_.pixels() <= kMaxPixels) n += read_counts(text_, block_ + n, kBlock - n);
   }
-  std::int64_t before = before_, last = last_;
-  for (std::size_t k = 0; k < n; ++k) {
-    // The first three are written as they are.
-    const std::int64_t count = block_[k] + (read_ > 0 || k > 2 ? before : 0);
-    if (count < 0 || count > left) refuse_count(mask_, count);
-    left -= count;
-    block_[k] = count;
-    before = last;
-    last = count;
-  }
-  read_ = i;
-  left_ = left;
-  before_ = before;
-  last_ = last;
   return {block_, block_ + n};
+}
+
+std::int64_t Counts::read_carefully() {
+  const std::string_view text = std::get<std::string_view>(mask_.counts);
+  const auto i = static_cast<std::size_t>(text_.text - text.data());
+  std::int64_t change;
+  text_.text = text.data() + read_change(text, i, &change);
+  const std::int64_t count = change + text_.before;
+  if (count < 0 || count > text_.left) refuse_count(mask_, count);
+  text_.left -= count;
+  text_.before = text_.last;
+  text_.last = i > 0 ? count : 0;
+  return count;
 }
 
 Rle parse(const Encoded& mask) {
