@@ -15,7 +15,6 @@ test: .venv/.ready
 
 # The tests of the native module once more, against one that stops at memory errors and undefined behaviour.
 NATIVE_TESTS := tests/test_arrays.py tests/test_drop_in.py $(shell grep -l 'usefixtures("isa")' tests/test_*.py)
-	multibox_target nms null polygon rle_sets semantic_map threads))
 sanitize: build/sanitize/.ready
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		build/sanitize/bin/python -m pytest -p no:cacheprovider $(NATIVE_TESTS)

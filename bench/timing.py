@@ -19,7 +19,7 @@ BUDGET_S = 1.0
 
 @dataclass(frozen=True)
 class Row:
-    """One contender of one case. `ratio` is how many times faster the first contender, which is ours, was in a round."""
+    """One contender of one case. `ratio` is how many times faster the first one, ours, was in the same round."""
 
     case: str
     contender: str

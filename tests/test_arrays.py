@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ def test_byte_order_is_seen() -> None:
 
 @pytest.mark.parametrize("threads", [0, -1, 2.5, "2", 2**70])
 def test_threads_are_checked(threads: Any) -> None:
-    with pytest.raises(InputError, match=r"^\[encode\] num_threads: expected (None or at least 1|a whole number), got "):
+    message = r"^\[encode\] num_threads: expected (None or at least 1|a whole number), got "
+    with pytest.raises(InputError, match=message):
         mask.encode(np.eye(4, dtype=np.uint8), num_threads=threads)
 
 
@@ -85,3 +87,29 @@ def test_isa_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "InputError: [isa] VISDEPLOY_ISA: expected scalar, avx2 or avx512" in done.stderr
+
+
+B, S = np.zeros((3, 4), np.float32), np.zeros(3, np.float32)
+L, D = np.zeros((1, 3, 2), np.float32), np.zeros((1, 3, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.nms(B, S, None), r"^\[nms\] iou_threshold: expected a number, got None$"),
+        (lambda: ops.nms(B, S, 0.5, max_output=1.5), r"^\[nms\] max_output: expected a whole number, got 1.5$"),
+        (lambda: ops.nms(B, S, 0.5, max_output=2**70), r"max_output: expected a whole number, got 1180"),
+        (lambda: ops.batched_nms(B, S, S, 0.5, mode=None), r"^\[batched_nms\] mode: expected .*, got None$"),
+        (lambda: ops.detect(L, D, B, image_size=10), r"^\[detect\] image_size: expected numbers, got 10$"),
+        (lambda: ops.detect(L, D, B, image_size=(1,)), r"^\[detect\] image_size: expected \(H, W\), got 1 num"),
+        (lambda: ops.decode_boxes(B, B, variances=0.1), r"^\[decode_boxes\] variances: expected numbers, got 0.1$"),
+        (lambda: ops.decode_boxes(B, B, weights=(1e-60, 1, 1, 1)), r"weights: expected numbers that float32 holds"),
+        (lambda: ops.decode_boxes(B, B, weights=(1, 1, 1, 1), clip=5), r"clip: expected numbers, got 5$"),
+        (lambda: mask.encode_logits(B, size=(10.9, 5)), r"^\[encode_logits\] size: expected \(height, width\), got"),
+        (lambda: mask.encode_logits(B, threshold=float("nan")), r"threshold: expected a number, got NaN$"),
+        (lambda: mask.to_kaggle(mask.encode(np.eye(4, dtype=np.uint8)), base=2**62), r"^\[to_kaggle\] base: expected"),
+    ],
+)
+def test_numbers_are_named_when_they_are_wrong(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()

@@ -134,6 +134,26 @@ def test_any_scale(scale: float) -> None:
         check(boxes, rng.random(600).astype(np.float32), threshold)
 
 
+@pytest.mark.parametrize("huge", [1e145, 1e151, 1e300, 1e308])
+def test_doubles_beyond_all_floats(huge: float) -> None:
+    rng = np.random.default_rng(4)
+    boxes = boxes_of("uniform", 500, rng, np.float64)
+    far = rng.random(500) < 0.4
+    boxes[far, 0] -= huge * rng.choice([1, 1.0001, 1.7], far.sum())
+    boxes[rng.random(500) < 0.1] *= 1e-150
+    for threshold in (0.02, 0.3, 0.5, 0.8):
+        check(boxes, rng.random(500), threshold)
+
+
+def test_a_few_odd_boxes_among_many() -> None:
+    boxes, scores, _ = many("uniform")
+    boxes = boxes.copy()
+    boxes[::3000] = [0, 0, 1e-11, 1e-11]
+    boxes[1::3000] = [1e9, 1e9, np.nextafter(np.float32(1e9), np.float32(2e9)), 2e9]
+    expected = peer.nms(torch.from_numpy(boxes), torch.from_numpy(scores), 0.5).numpy()
+    np.testing.assert_array_equal(ops.nms(boxes, scores, 0.5), expected)
+
+
 def layouts(x: np.ndarray) -> Iterator[np.ndarray]:
     yield np.asfortranarray(x)
     yield np.repeat(x, 2, axis=0)[::2]

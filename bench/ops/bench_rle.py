@@ -71,7 +71,7 @@ def encode(name: str, m: np.ndarray, *, axis: int = -1, num_threads: int | None 
 
 
 def decode(name: str, rle: Any) -> list[Row]:
-    columns = {"visdeploy": lambda: mask.decode(rle)}
+    columns = {"visdeploy": lambda: mask.decode(rle, num_threads=1)}
     columns |= {rival: lambda module=module: module.decode(rle) for rival, module in COLUMNS_ONLY.items()}
     if isinstance(rle, list):
         return compare(f"decode F order {name}", columns)

@@ -196,6 +196,26 @@ double real(const py::object& value, const char* op, const char* argument) {
   throw InputError(message("[", op, "] ", argument, ": expected a number, got ", std::string(py::repr(value))));
 }
 
+std::vector<double> reals(const py::object& values, const char* op, const char* argument) {
+  const auto sequence = py::reinterpret_steal<py::object>(PySequence_List(values.ptr()));
+  if (!sequence) {
+    PyErr_Clear();
+    throw InputError(message("[", op, "] ", argument, ": expected numbers, got ", std::string(py::repr(values))));
+  }
+  std::vector<double> numbers;
+  for (const py::handle& value : sequence) {
+    numbers.push_back(real(py::reinterpret_borrow<py::object>(value), op, argument));
+  }
+  return numbers;
+}
+
+bool is_torchvision(const py::object& mode, const char* op) {
+  const bool torchvision = mode.equal(py::str("torchvision"));
+  VD_CHECK(torchvision || mode.equal(py::str("exact")), "[", op, "] mode: expected \"exact\" or \"torchvision\", got ",
+           std::string(py::repr(mode)));
+  return torchvision;
+}
+
 int threads(const py::object& num_threads, const char* op) {
   if (num_threads.is_none()) return 0;
   const std::int64_t n = integer(num_threads, op, "num_threads");

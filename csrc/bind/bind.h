@@ -3,6 +3,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <optional>
+#include <vector>
+
 #include "core/tensor.h"
 
 namespace visdeploy::bind {
@@ -30,6 +33,18 @@ class Array {
 // Arguments that are numbers, or an InputError that names them.
 std::int64_t integer(const py::object& value, const char* op, const char* argument);
 double real(const py::object& value, const char* op, const char* argument);
+std::vector<double> reals(const py::object& values, const char* op, const char* argument);
+
+// The same where None is a value.
+template <class Read>
+auto unless_none(const py::object& value, const char* op, const char* argument, const Read& read) {
+  std::optional<decltype(read(value, op, argument))> result;
+  if (!value.is_none()) result = read(value, op, argument);
+  return result;
+}
+
+// mode: "torchvision" or "exact".
+bool is_torchvision(const py::object& mode, const char* op);
 
 // num_threads as the ops take it: None is 0, which leaves the choice to the op.
 int threads(const py::object& num_threads, const char* op);

@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include "bind/bind.h"
+#include "core/error.h"
 #include "ops/boxes.h"
 #include "ops/multibox_detection.h"
 #include "ops/multibox_target.h"
@@ -8,26 +9,32 @@
 namespace visdeploy::bind {
 namespace {
 
-using Numbers = std::optional<std::vector<double>>;
+BoxCoder coder_of(const char* op, const py::object& variances, const py::object& weights) {
+  return box_coder(op, unless_none(variances, op, "variances", reals), unless_none(weights, op, "weights", reals));
+}
 
-py::object decode_boxes(const py::object& offsets, const py::object& anchors, const Numbers& variances,
-                        const Numbers& weights, const ClipSize& clip, const py::object& num_threads) {
+py::object decode_boxes(const py::object& offsets, const py::object& anchors, const py::object& variances,
+                        const py::object& weights, const py::object& clip, const py::object& num_threads) {
   const Array from(offsets, "decode_boxes", "offsets"), at(anchors, "decode_boxes", "anchors");
-  const BoxCoder coder = box_coder("decode_boxes", variances, weights);
+  const BoxCoder coder = coder_of("decode_boxes", variances, weights);
+  const auto size = unless_none(clip, "decode_boxes", "clip", reals);
+  VD_CHECK(!size || size->size() == 2, "[decode_boxes] clip: expected (H, W), got ", size ? size->size() : 0,
+           " numbers");
+  const ClipSize limits = size ? ClipSize({(*size)[0], (*size)[1]}) : std::nullopt;
   const int n = threads(num_threads, "decode_boxes");
   py::array_t<float> out(from->shape);
   float* data = out.mutable_data();
   {
     const py::gil_scoped_release release;
-    visdeploy::decode_boxes(*from, *at, coder, clip, data, n);
+    visdeploy::decode_boxes(*from, *at, coder, limits, data, n);
   }
   return from.like(out);
 }
 
-py::object encode_boxes(const py::object& boxes, const py::object& anchors, const Numbers& variances,
-                        const Numbers& weights, const py::object& num_threads) {
+py::object encode_boxes(const py::object& boxes, const py::object& anchors, const py::object& variances,
+                        const py::object& weights, const py::object& num_threads) {
   const Array from(boxes, "encode_boxes", "boxes"), at(anchors, "encode_boxes", "anchors");
-  const BoxCoder coder = box_coder("encode_boxes", variances, weights);
+  const BoxCoder coder = coder_of("encode_boxes", variances, weights);
   const int n = threads(num_threads, "encode_boxes");
   py::array_t<float> out(from->shape);
   float* data = out.mutable_data();
@@ -59,15 +66,17 @@ py::tuple multibox_target(const py::object& anchors, const py::object& labels, b
 }
 
 py::object multibox_detection(const py::object& cls_probs, const py::object& offsets, const py::object& anchors,
-                              double nms_threshold, double pos_threshold, const py::object& num_threads) {
+                              const py::object& nms_threshold, const py::object& pos_threshold,
+                              const py::object& num_threads) {
   const char* op = "multibox_detection";
   const Array probs(cls_probs, op, "cls_probs"), rows(offsets, op, "offsets"), at(anchors, op, "anchors");
+  const double nms = real(nms_threshold, op, "nms_threshold"), pos = real(pos_threshold, op, "pos_threshold");
   const int n = threads(num_threads, op);
   py::array_t<float> out({side(probs, 0), side(probs, 2), std::int64_t{6}});
   float* data = out.mutable_data();
   {
     const py::gil_scoped_release release;
-    visdeploy::multibox_detection(*probs, *rows, *at, nms_threshold, pos_threshold, data, n);
+    visdeploy::multibox_detection(*probs, *rows, *at, nms, pos, data, n);
   }
   return probs.like(out);
 }

@@ -18,14 +18,19 @@ py::object to_python(const Array& like, const std::vector<T>& values, const std:
 }
 
 py::list detect(const py::object& logits, const py::object& offsets, const py::object& anchors,
-                std::pair<double, double> image_size, const std::vector<double>& weights, double score_threshold,
-                double iou_threshold, std::int64_t top_k, std::int64_t max_det, const std::string& mode,
-                const py::object& num_threads) {
+                const py::object& image_size, const py::object& weights, const py::object& score_threshold,
+                const py::object& iou_threshold, const py::object& top_k, const py::object& max_det,
+                const py::object& mode, const py::object& num_threads) {
   const Array rows(logits, "detect", "logits"), deltas(offsets, "detect", "offsets"), at(anchors, "detect", "anchors");
-  VD_CHECK(mode == "exact" || mode == "torchvision", "[detect] mode: expected \"exact\" or \"torchvision\", got '",
-           mode, "'");
-  const BoxCoder coder = box_coder("detect", std::nullopt, weights);
-  const DetectOptions options{image_size, score_threshold, iou_threshold, top_k, max_det, mode == "torchvision"};
+  const BoxCoder coder = box_coder("detect", std::nullopt, reals(weights, "detect", "weights"));
+  const std::vector<double> size = reals(image_size, "detect", "image_size");
+  VD_CHECK(size.size() == 2, "[detect] image_size: expected (H, W), got ", size.size(), " numbers");
+  const DetectOptions options{{size[0], size[1]},
+                              real(score_threshold, "detect", "score_threshold"),
+                              real(iou_threshold, "detect", "iou_threshold"),
+                              integer(top_k, "detect", "top_k"),
+                              integer(max_det, "detect", "max_det"),
+                              is_torchvision(mode, "detect")};
   const int n = threads(num_threads, "detect");
   std::vector<Detected> found;
   {

@@ -15,32 +15,37 @@ py::object as_array(const std::vector<std::int64_t>& indices, const Array& like)
   return like.like(py::array_t<std::int64_t>(static_cast<py::ssize_t>(indices.size()), indices.data()));
 }
 
-py::object nms(const py::object& boxes, const py::object& scores, double iou_threshold,
-               std::optional<double> score_threshold, std::optional<std::int64_t> max_output,
-               const py::object& num_threads) {
+NmsOptions options_of(const char* op, const py::object& iou_threshold, const py::object& score_threshold,
+                      const py::object& max_output) {
+  return {real(iou_threshold, op, "iou_threshold"), unless_none(score_threshold, op, "score_threshold", real),
+          unless_none(max_output, op, "max_output", integer)};
+}
+
+py::object nms(const py::object& boxes, const py::object& scores, const py::object& iou_threshold,
+               const py::object& score_threshold, const py::object& max_output, const py::object& num_threads) {
   const Array b(boxes, "nms", "boxes"), s(scores, "nms", "scores");
+  const NmsOptions options = options_of("nms", iou_threshold, score_threshold, max_output);
   threads(num_threads, "nms");
   std::vector<std::int64_t> kept;
   {
     const py::gil_scoped_release release;
-    kept = visdeploy::nms(*b, *s, {iou_threshold, score_threshold, max_output});
+    kept = visdeploy::nms(*b, *s, options);
   }
   return as_array(kept, b);
 }
 
 py::object batched_nms(const py::object& boxes, const py::object& scores, const py::object& labels,
-                       double iou_threshold, const std::string& mode, std::optional<double> score_threshold,
-                       std::optional<std::int64_t> max_output, const py::object& num_threads) {
+                       const py::object& iou_threshold, const py::object& mode, const py::object& score_threshold,
+                       const py::object& max_output, const py::object& num_threads) {
   const Array b(boxes, "batched_nms", "boxes"), s(scores, "batched_nms", "scores"), l(labels, "batched_nms", "labels");
-  VD_CHECK(mode == "exact" || mode == "torchvision", "[batched_nms] mode: expected \"exact\" or \"torchvision\", got '",
-           mode, "'");
+  const NmsOptions options = options_of("batched_nms", iou_threshold, score_threshold, max_output);
+  const bool as_torchvision = is_torchvision(mode, "batched_nms");
   const int n = threads(num_threads, "batched_nms");
   std::vector<std::int64_t> kept;
   {
     const py::gil_scoped_release release;
-    const NmsOptions options{iou_threshold, score_threshold, max_output};
-    kept = mode == "exact" ? visdeploy::batched_nms(*b, *s, *l, options, n)
-                           : visdeploy::shifted_nms(*b, *s, *l, options, n);
+    kept = as_torchvision ? visdeploy::shifted_nms(*b, *s, *l, options, n)
+                          : visdeploy::batched_nms(*b, *s, *l, options, n);
   }
   return as_array(kept, b);
 }

@@ -76,7 +76,7 @@ Encoded view(const py::handle& object, py::object& counts) {
 }
 
 Views::Views(const py::object& object) : listed(py::isinstance<py::list>(object)) {
-  const std::size_t n = listed ? py::len(object) : 1;
+  const auto n = static_cast<std::size_t>(listed ? PyList_GET_SIZE(object.ptr()) : 1);
   masks.reserve(n);
   kept.reserve(n);
   if (listed) {

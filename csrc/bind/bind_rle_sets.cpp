@@ -108,7 +108,8 @@ struct Objects {
       }
       return;
     }
-    n = py::len(object);
+    // Not len(), which a subclass may answer as it likes.
+    n = static_cast<std::size_t>(PyList_GET_SIZE(object.ptr()));
     if (n > 0 && py::isinstance<py::dict>(PyList_GET_ITEM(object.ptr(), 0))) {
       n = masks.emplace(Views(object).masks).size();
       return;
@@ -129,6 +130,10 @@ py::object iou(const py::object& dt, const py::object& gt, const py::object& cro
   const int threads_wanted = threads(num_threads, "iou");
   const Objects dts(dt, "dt"), gts(gt, "gt");
   std::vector<std::uint8_t> crowds;
+  // An endless iterator would be read for ever.
+  if (!py::hasattr(crowd, "__len__")) {
+    throw py::type_error(message("[iou] pyiscrowd: expected a list, got ", Py_TYPE(crowd.ptr())->tp_name));
+  }
   for (const py::handle& item : crowd) {
     const int is_crowd = PyObject_IsTrue(item.ptr());
     if (is_crowd < 0) throw py::error_already_set();

@@ -67,6 +67,8 @@ BoxCoder box_coder(const char* op, const std::optional<std::vector<double>>& var
     VD_CHECK(std::isfinite(value) && value > 0, "[", op, "] ", variances ? "variances" : "weights",
              ": expected positive numbers, got ", value);
     coder.scale[i] = static_cast<float>(variances ? 1 / value : value);
+    VD_CHECK(std::isnormal(coder.scale[i]), "[", op, "] ", variances ? "variances" : "weights",
+             ": expected numbers that float32 holds, got ", value);
   }
   return coder;
 }

@@ -77,21 +77,32 @@ struct Place {
 template <class T>
 class Kept {
  public:
-  // `n` boxes are to come; `exact` says that areas are large enough for their rounding errors to be relative.
-  Kept(std::int64_t n, double threshold, bool exact)
+  // For n boxes to come.
+  Kept(std::int64_t n, double threshold)
       : n_(n),
         threshold_(threshold),
-        share_(exact ? static_cast<T>(threshold / (1 + threshold) * (1 - kSlack)) : T{0}),
+        share_(threshold < kSmallThreshold ? T{0} : static_cast<T>(threshold / (1 + threshold) * (1 - kSlack))),
         least_ratio_(threshold * (1 - kSlack)),
         greatest_ratio_(1 / least_ratio_),
         worst_ratio_(threshold < 0.5 ? greatest_ratio_ : 1),
         cell_scale_(0.999 / std::max(1.0, greatest_ratio_ - 1)),
-        may_file_(exact && threshold > 0.01) {
+        may_file_(threshold > 0.01) {
     blocks_.reserve(kListed / Block<T>::kSize);
   }
 
   // Keeps the box, unless one that is kept drops it.
   bool offer(const Box<T>& box) {
+    const auto drops = [&](const Box<T>& other) { return exceeds(other, box, threshold_); };
+    if (std::any_of(odd_.begin(), odd_.end(), drops)) return false;
+    if (!is_plain(box)) {
+      for (const Block<T>& block : blocks_) {
+        for (std::uint32_t i = 0; i < block.used; ++i) {
+          if (drops(block.box(static_cast<int>(i)))) return false;
+        }
+      }
+      odd_.push_back(box);
+      return true;
+    }
     const T share = share_ * box.area();
     if (!buckets_.empty()) {
       if (dropped_by_near(box, share)) return false;
@@ -115,6 +126,16 @@ class Kept {
   static constexpr std::size_t kCrowd = 8192;  // and when blocks with room for so many are in use, finer
   static constexpr std::size_t kMaxGrids = 36;
   static constexpr std::size_t kBatch = 8;
+
+  // Below these the products of the filter could be subnormal, and lose their relative precision.
+  static constexpr T kSmallArea = sizeof(T) == 4 ? T(1e-20) : T(1e-200);
+  static constexpr double kSmallThreshold = 1e-9;
+
+  // Neither so small, so large nor so far away that filter or geometry would be inexact.
+  static bool is_plain(const Box<T>& b) {
+    const double far = std::max({std::abs(b.x1), std::abs(b.y1), std::abs(b.x2), std::abs(b.y2)});
+    return b.area() >= kSmallArea && far < 1e150 && std::min(b.width(), b.height()) > far * 1e-12;
+  }
 
   static std::uint64_t exponent(double x) {
     std::uint64_t bits;
@@ -251,6 +272,7 @@ class Kept {
   const double worst_ratio_;  // of the sides, where two boxes may be farthest apart
   const double cell_scale_;
   const bool may_file_;
+  std::vector<Box<T>> odd_;
   std::vector<Block<T>> blocks_;
   std::vector<std::uint32_t> buckets_;  // the newest block of each; empty while boxes are only listed
   bool level_in_use_[1024] = {};
@@ -273,16 +295,12 @@ void suppress_sorted(const T* corners, std::int64_t n, double threshold, std::in
                      std::vector<std::int64_t>& kept) {
   const auto* boxes = reinterpret_cast<const Box<T>*>(corners);
   if (threshold < 0) return suppress_plainly(boxes, n, threshold, max_output, kept);
-  // Below this the products of the filter could be subnormal, and lose their relative precision.
-  constexpr T kSmallArea = sizeof(T) == 4 ? T(1e-20) : T(1e-200);
   const auto takes_part = [threshold](const Box<T>& b) {
     const T area = b.area();
     // Rounded or not, no IoU is above 1.
     return threshold < 1 && b.x2 > b.x1 && b.y2 > b.y1 && area > 0 && area <= std::numeric_limits<T>::max();
   };
-  bool exact = true;
-  for (std::int64_t i = 0; i < n; ++i) exact &= !(boxes[i].area() < kSmallArea) || !takes_part(boxes[i]);
-  Kept<T> others(n, threshold, exact);
+  Kept<T> others(n, threshold);
   for (std::int64_t i = 0; i < n && static_cast<std::int64_t>(kept.size()) < max_output; ++i) {
     if (!takes_part(boxes[i]) || others.offer(boxes[i])) kept.push_back(i);
   }

@@ -49,6 +49,11 @@ std::size_t read_counts(CountsText& counts, std::int64_t* out, std::size_t room)
                            mask.width, "], got more"));
 }
 
+void check_base(const char* op, std::int64_t base) {
+  VD_CHECK(base >= -kMaxPixels && base <= kMaxPixels, "[", op, "] base: expected a number within ", kMaxPixels,
+           " of zero, got ", base);
+}
+
 }  // namespace
 
 std::string to_string(const std::uint32_t* ends, std::size_t n) {
@@ -125,6 +130,7 @@ Rle parse(const Encoded& mask) {
 }
 
 std::string to_kaggle(const Rle& rle, Order order, std::int64_t base) {
+  check_base("to_kaggle", base);
   VD_CHECK(rle.pixels() <= kMaxPixels, "[to_kaggle] size: at most ", kMaxPixels, " pixels, got ", rle.pixels());
   const Rle runs = order == Order::kRow ? transpose(rle) : rle;
   std::string text;
@@ -152,6 +158,7 @@ std::string to_kaggle(const Rle& rle, Order order, std::int64_t base) {
 Rle from_kaggle(const std::string& text, std::int64_t height, std::int64_t width, Order order, std::int64_t base) {
   constexpr const char* kSpaces = " \t\r\n";
   check_size("from_kaggle", height, width);
+  check_base("from_kaggle", base);
   Rle rle = order == Order::kRow ? Rle{width, height, {}} : Rle{height, width, {}};
   VD_CHECK(rle.pixels() <= kMaxPixels, "[from_kaggle] shape: at most ", kMaxPixels, " pixels, got ", rle.pixels());
   std::vector<std::int64_t> numbers;

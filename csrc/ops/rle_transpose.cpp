@@ -44,10 +44,11 @@ class Transitions {
 
 // Going right, a row changes where exactly one of two neighbouring columns is foreground, so merging the run ends of
 // both gives the rows that do. Right of the last column comes the first one, moved up by one. Work is in proportion to
-// the columns and the runs of the result.
+// the columns and the runs of the result, of which a hostile text of few runs may ask for as many as the mask has rows.
 Rle transpose(const Rle& rle) {
   const std::int64_t height = rle.height, width = rle.width, pixels = rle.pixels();
   if (pixels == 0) return {width, height, {0}};
+  if (height == 1 || width == 1) return {width, height, rle.counts};
   // Of every run of foreground, its begin and its end.
   std::vector<std::int64_t> ends(rle.counts.size() / 2 * 2);
   std::partial_sum(rle.counts.begin(), rle.counts.begin() + static_cast<std::ptrdiff_t>(ends.size()), ends.begin());

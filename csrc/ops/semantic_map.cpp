@@ -1,6 +1,7 @@
 #include "ops/semantic_map.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "core/isa.h"
@@ -47,6 +48,7 @@ std::vector<std::string> encode_logits(const Tensor& logits, const LogitsOptions
   VD_CHECK(logits.dtype == DType::kFloat32, "[encode_logits] logits: expected float32, got ", name(logits.dtype));
   VD_CHECK(rank == 2 || rank == 3, "[encode_logits] logits: expected (h, w) or (N, h, w), got shape ",
            logits.shape_text());
+  VD_CHECK(!std::isnan(options.threshold), "[encode_logits] threshold: expected a number, got NaN");
   const std::int64_t n = rank == 3 ? logits.shape[0] : 1;
   const Tensor used = crop("encode_logits", logits, options.valid);
   const auto last = static_cast<std::size_t>(rank - 1);

@@ -7,6 +7,7 @@ are read too.
 import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from operator import index
 from types import ModuleType
 from typing import Any, Literal
 
@@ -296,7 +297,7 @@ def encode_logits(
     Args:
         logits: (h, w) or (N, h, w) float32.
         size: (H, W) of the masks; None keeps that of the logits.
-        threshold: Foreground is strictly above it. NaN is background.
+        threshold: Foreground is strictly above it, as float32. NaN is background.
         valid: (h, w) of the top-left part to use, where the rest of the logits is padding.
         num_threads: Masks encoded at a time; None decides by the work.
 
@@ -359,7 +360,7 @@ def from_kaggle(text: str, shape: tuple[int, int], *, order: Literal["row", "col
 def _pair(value: tuple[int, int], op: str, argument: str) -> tuple[int, int]:
     try:
         height, width = value
-        return int(height), int(width)
+        return index(height), index(width)
     except (TypeError, ValueError):
         raise InputError(f"[{op}] {argument}: expected (height, width), got {value!r}") from None
 

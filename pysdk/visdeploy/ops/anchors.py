@@ -34,7 +34,7 @@ def multibox_prior(feature_size: Size, sizes: Sequence[float], ratios: Sequence[
     """Put the book's anchors on every pixel of a feature map: each size with the first ratio, then the other ratios.
 
     A ratio is width to height in pixels; coordinates are shares of the image, and reach beyond it at the border. The
-    float32 values are the book's own, to the last bit.
+    arithmetic is the book's in float32, to the last bit but where torch's square root misses it.
 
     Args:
         feature_size: (h, w).
@@ -111,7 +111,7 @@ def default_boxes(
         scales = [min_ratio + (max_ratio - min_ratio) * k / (maps - 1) for k in range(maps)] + [1.0]
     elif scales is None:
         scales = [min_ratio, max_ratio]
-    _expect(len(scales) > maps, f"[default_boxes] scales: expected {maps + 1}, got {len(scales)}")
+    _expect(len(scales) == maps + 1, f"[default_boxes] scales: expected {maps + 1}, got {len(scales)}")
     _expect(steps is None or len(steps) == maps, f"[default_boxes] steps: expected {maps}, got {len(steps or ())}")
     _positive("default_boxes", "scales", scales)
     if steps is not None and maps:
@@ -125,7 +125,7 @@ def default_boxes(
         between = math.sqrt(scales[k] * scales[k + 1])
         sides = [[scales[k]] * 2, [between] * 2]
         for ratio in aspect_ratios[k]:
-            _expect(ratio > 0, f"[default_boxes] aspect_ratios: expected positive numbers, got {ratio}")
+            _expect(0 < ratio < math.inf, f"[default_boxes] aspect_ratios: expected positive numbers, got {ratio}")
             wide, tall = scales[k] * math.sqrt(ratio), scales[k] / math.sqrt(ratio)
             sides += [[wide, tall], [tall, wide]]
         wh = np.array(sides, np.float32)
