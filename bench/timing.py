@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 BUDGET_S = 1.0
+# What is faster is called so often in a row that it takes this long: a single call would time the clock and the caches.
+LEAST_S = 2e-4
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,14 @@ def equal(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) else bool(a == b)
 
 
+def seconds(call: Callable[[], Any], calls: int) -> float:
+    """Time one call, as the mean of several in a row."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - start) / calls
+
+
 def compare(
     case: str, contenders: dict[str, Callable[[], Any]], same: Callable[[Any, Any], bool] = equal, n: int | None = None
 ) -> list[Row]:
@@ -55,20 +65,16 @@ def compare(
     for name in others:
         if not same(answers[first], answers[name]):
             raise SystemExit(f"{case}: {first} and {name} disagree, so their times say nothing")
+    alone = {name: seconds(call, 1) for name, call in contenders.items()}
+    calls = {name: max(1, int(LEAST_S / alone[name])) for name in contenders}
     if n is None:
-        start = time.perf_counter()
-        for call in contenders.values():
-            call()
-        n = int(np.clip(BUDGET_S * len(contenders) / (time.perf_counter() - start), 5, 300))
+        n = int(np.clip(BUDGET_S * len(contenders) / sum(alone[name] * calls[name] for name in contenders), 5, 300))
     times: dict[str, list[float]] = {name: [] for name in contenders}
     shuffled = np.random.default_rng(0)
     for _ in range(n):
         # In any order: what the one before leaves in caches and in the allocator is worth something.
         for name in shuffled.permutation(list(contenders)):
-            call = contenders[name]
-            start = time.perf_counter()
-            call()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * seconds(contenders[name], calls[name]))
     rows = []
     for name, values in times.items():
         p10, median, p90 = np.percentile(values, [10, 50, 90]).tolist()

@@ -92,6 +92,7 @@ class Kept {
 
   // Keeps the box, unless one that is kept drops it.
   bool offer(const Box<T>& box) {
+    ++offered_;
     const auto drops = [&](const Box<T>& other) { return exceeds(other, box, threshold_); };
     if (std::any_of(odd_.begin(), odd_.end(), drops)) return false;
     if (!is_plain(box)) {
@@ -116,12 +117,13 @@ class Kept {
     if (dropped_by_any(box, share)) return false;
     if (blocks_.empty() || blocks_.back().used == Block<T>::kSize) blocks_.emplace_back();
     blocks_.back().add(box, share);
-    if (may_file_ && blocks_.size() == kListed / Block<T>::kSize) file_all();
+    if (may_file_ && blocks_.size() >= kListed / Block<T>::kSize && n_ - offered_ > kWorthFiling) file_all();
     return true;
   }
 
  private:
-  static constexpr std::size_t kListed = 128;  // so many are compared one by one before they are filed
+  static constexpr std::size_t kListed = 128;        // so many are compared one by one before they are filed
+  static constexpr std::int64_t kWorthFiling = 256;  // if so many are still to come
   static constexpr std::uint32_t kNone = 0xffffffff;
   static constexpr std::size_t kCrowd = 8192;  // and when blocks with room for so many are in use, finer
   static constexpr std::size_t kMaxGrids = 36;
@@ -266,6 +268,7 @@ class Kept {
   }
 
   const std::int64_t n_;
+  std::int64_t offered_ = 0;
   const double threshold_;
   const T share_;
   const double least_ratio_, greatest_ratio_;
