@@ -86,9 +86,9 @@ def main() -> None:
     pages = [
         "# Benchmarks",
         "Written by `make bench`; quantiles and counts are in `bench/results/`. Medians of contenders in turns in one"
-        " process, their answers compared first, on one thread each except where a model is served. What takes less than"
-        " 0.2 ms is called in a row until it does. The rival named first is what users have today, the fastest is the best"
-        " of all that were tried.",
+        " process, their answers compared first, on one thread each except where a model is served. What takes less"
+        " than 0.2 ms is called in a row until it does. The rival named first is what users have today, the fastest is"
+        " the best of all that were tried.",
     ]
     for name, document in documents.items():
         pages += [f"## {name}", heading(document), table(document["rows"])]
