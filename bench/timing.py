@@ -102,7 +102,7 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
         "threads": len(os.sched_getaffinity(0)),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--", ":/", ":!/bench/results")),
+        "dirty": bool(git("status", "--porcelain", "--", ":/bench/*.py", ":/csrc", ":/pysdk", ":/CMakeLists.txt")),
     }
 
 
