@@ -131,7 +131,7 @@ py::object iou(const py::object& dt, const py::object& gt, const py::object& cro
   const Objects dts(dt, "dt"), gts(gt, "gt");
   std::vector<std::uint8_t> crowds;
   // An endless iterator would be read for ever.
-  if (!PySequence_Check(crowd.ptr())) {
+  if (!PyList_CheckExact(crowd.ptr()) && !py::hasattr(crowd, "__len__")) {
     throw py::type_error(message("[iou] pyiscrowd: expected a list, got ", Py_TYPE(crowd.ptr())->tp_name));
   }
   for (const py::handle& item : crowd) {
