@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 
 #include "core/contiguous.h"
 #include "core/error.h"
@@ -126,30 +127,13 @@ struct Detector {
 
   Detected nms_per_class(const std::vector<Key>& keys, const float* offsets) const {
     const std::vector<float> boxes = boxes_of(keys, offsets);
-    // Ranks sorted by class, each class best first.
-    std::vector<std::size_t> starts(static_cast<std::size_t>(classes) + 1), ranks(keys.size());
-    for (const Key key : keys) ++starts[static_cast<std::size_t>(label(key)) + 1];
-    for (std::size_t c = 1; c < starts.size(); ++c) starts[c] += starts[c - 1];
-    std::vector<std::size_t> next(starts.begin(), starts.end() - 1);
-    for (std::size_t rank = 0; rank < keys.size(); ++rank) {
-      ranks[next[static_cast<std::size_t>(label(keys[rank]))]++] = rank;
-    }
-    std::vector<float> grouped(boxes.size());
-    for (std::size_t i = 0; i < ranks.size(); ++i) {
-      std::copy_n(boxes.data() + 4 * ranks[i], 4, grouped.data() + 4 * i);
-    }
-    std::vector<std::int64_t> kept, all;
-    for (std::size_t c = 1; c + 1 < starts.size(); ++c) {
-      const auto count = static_cast<std::int64_t>(starts[c + 1] - starts[c]);
-      if (count == 0) continue;
-      suppress(grouped.data() + 4 * starts[c], count, options.iou_threshold, options.max_det, kept);
-      for (const std::int64_t k : kept) {
-        all.push_back(static_cast<std::int64_t>(ranks[starts[c] + static_cast<std::size_t>(k)]));
-      }
-    }
-    std::sort(all.begin(), all.end());
-    if (static_cast<std::int64_t>(all.size()) > options.max_det) all.resize(static_cast<std::size_t>(options.max_det));
-    return answer(keys, boxes, all);
+    std::vector<std::uint32_t> places(keys.size()), labels(keys.size());
+    std::iota(places.begin(), places.end(), 0);
+    std::transform(keys.begin(), keys.end(), labels.begin(),
+                   [&](Key key) { return static_cast<std::uint32_t>(label(key)); });
+    return answer(keys, boxes,
+                  suppress_by_label(boxes.data(), places.data(), labels, static_cast<std::size_t>(classes),
+                                    options.iou_threshold, options.max_det, 1));
   }
 
   // What best_of_each_class() would leave.

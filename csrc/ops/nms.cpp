@@ -14,6 +14,8 @@
 namespace visdeploy {
 namespace {
 
+constexpr double kBoxNs = 50;
+
 void check(const char* op, const Tensor& boxes, const Tensor& scores, const NmsOptions& options) {
   VD_CHECK(boxes.dtype == DType::kFloat32 || boxes.dtype == DType::kFloat64, "[", op,
            "] boxes: expected float32 or float64, got ", name(boxes.dtype));
@@ -92,35 +94,10 @@ std::vector<std::int64_t> batched_nms_of(const T* boxes, const T* scores, const 
   std::vector<std::uint32_t> numbers;
   const std::size_t classes = number_labels(labels, order, numbers);
 
-  // Ranks by class, best first within each: a counting sort.
-  std::vector<std::size_t> begin(classes + 1);
-  for (const std::uint32_t c : numbers) ++begin[c + std::size_t{1}];
-  for (std::size_t c = 0; c < classes; ++c) begin[c + 1] += begin[c];
-  std::vector<std::size_t> next(begin.begin(), begin.end() - 1);
-  std::vector<std::uint32_t> ranks(order.size()), places(order.size());
-  for (std::size_t rank = 0; rank < order.size(); ++rank) {
-    const std::size_t slot = next[numbers[rank]]++;
-    ranks[slot] = static_cast<std::uint32_t>(rank);
-    places[slot] = order[rank];
-  }
-
-  std::vector<std::uint8_t> is_kept(order.size());
-  const double work = 50 * static_cast<double>(order.size());
-  parallel_for(static_cast<std::int64_t>(classes), choose_threads(num_threads, work), [&](std::int64_t c) {
-    const std::size_t first = begin[static_cast<std::size_t>(c)],
-                      count = begin[static_cast<std::size_t>(c) + 1] - first;
-    if (count == 0) return;
-    const std::vector<T> sorted = gather(boxes, places.data() + first, count);
-    std::vector<std::int64_t> kept;
-    suppress(sorted.data(), static_cast<std::int64_t>(count), options.iou_threshold, limit(options), kept);
-    for (const std::int64_t i : kept) is_kept[ranks[first + static_cast<std::size_t>(i)]] = 1;
-  });
-
-  std::vector<std::int64_t> result;
-  for (std::size_t rank = 0; rank < order.size() && static_cast<std::int64_t>(result.size()) < limit(options); ++rank) {
-    if (is_kept[rank]) result.push_back(order[rank]);
-  }
-  return result;
+  std::vector<std::int64_t> kept =
+      suppress_by_label(boxes, order.data(), numbers, classes, options.iou_threshold, limit(options), num_threads);
+  for (std::int64_t& rank : kept) rank = order[static_cast<std::size_t>(rank)];
+  return kept;
 }
 
 template <class T>
@@ -158,6 +135,45 @@ void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t
 
 template void suppress(const float*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
 template void suppress(const double*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
+
+template <class T>
+std::vector<std::int64_t> suppress_by_label(const T* boxes, const std::uint32_t* places,
+                                            const std::vector<std::uint32_t>& labels, std::size_t label_count,
+                                            double iou_threshold, std::int64_t max_output, int num_threads) {
+  // Ranks by label, best first within each: a counting sort.
+  std::vector<std::size_t> begin(label_count + 1);
+  for (const std::uint32_t label : labels) ++begin[label + std::size_t{1}];
+  for (std::size_t c = 0; c < label_count; ++c) begin[c + 1] += begin[c];
+  std::vector<std::size_t> next(begin.begin(), begin.end() - 1);
+  std::vector<std::uint32_t> ranks(labels.size()), rows(labels.size());
+  for (std::size_t rank = 0; rank < labels.size(); ++rank) {
+    const std::size_t slot = next[labels[rank]]++;
+    ranks[slot] = static_cast<std::uint32_t>(rank);
+    rows[slot] = places[rank];
+  }
+
+  std::vector<std::uint8_t> is_kept(labels.size());
+  const double work = kBoxNs * static_cast<double>(labels.size());
+  parallel_for(static_cast<std::int64_t>(label_count), choose_threads(num_threads, work), [&](std::int64_t label) {
+    const auto c = static_cast<std::size_t>(label);
+    const std::size_t first = begin[c], count = begin[c + 1] - first;
+    if (count == 0) return;
+    const std::vector<T> sorted = gather(boxes, rows.data() + first, count);
+    std::vector<std::int64_t> kept;
+    suppress(sorted.data(), static_cast<std::int64_t>(count), iou_threshold, max_output, kept);
+    for (const std::int64_t i : kept) is_kept[ranks[first + static_cast<std::size_t>(i)]] = 1;
+  });
+
+  std::vector<std::int64_t> result;
+  for (std::size_t rank = 0; rank < labels.size() && static_cast<std::int64_t>(result.size()) < max_output; ++rank) {
+    if (is_kept[rank]) result.push_back(static_cast<std::int64_t>(rank));
+  }
+  return result;
+}
+
+template std::vector<std::int64_t> suppress_by_label(const float*, const std::uint32_t*,
+                                                     const std::vector<std::uint32_t>&, std::size_t, double,
+                                                     std::int64_t, int);
 
 std::vector<std::int64_t> nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options) {
   check("nms", boxes, scores, options);

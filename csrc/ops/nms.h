@@ -34,6 +34,12 @@ template <class T>
 void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
               std::vector<std::int64_t>& kept);
 
+// The same, but only boxes of one label drop each other; labels are below `label_count`. Box i is row places[i].
+template <class T>
+std::vector<std::int64_t> suppress_by_label(const T* boxes, const std::uint32_t* places,
+                                            const std::vector<std::uint32_t>& labels, std::size_t label_count,
+                                            double iou_threshold, std::int64_t max_output, int num_threads);
+
 // Variants; see Note [Suppression].
 namespace cpu {
 template <class T>
