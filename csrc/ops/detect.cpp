@@ -114,12 +114,9 @@ struct Detector {
   // torchvision moves every class by more than the largest coordinate, rounding as it may, and suppresses them at once.
   Detected nms_of_moved(const std::vector<Key>& keys, const float* offsets) const {
     const std::vector<float> boxes = boxes_of(keys, offsets);
-    const auto largest = std::max_element(boxes.begin(), boxes.end(),
-                                          [](float a, float b) { return a < b || (std::isnan(b) && !std::isnan(a)); });
-    std::vector<float> moved = boxes;
-    for (std::size_t i = 0; i < moved.size(); ++i) {
-      moved[i] += static_cast<float>(label(keys[i / 4])) * (*largest + 1);
-    }
+    std::vector<float> labels(keys.size());
+    std::transform(keys.begin(), keys.end(), labels.begin(), [&](Key key) { return static_cast<float>(label(key)); });
+    const std::vector<float> moved = shift_by_label(boxes.data(), labels);
     std::vector<std::int64_t> kept;
     suppress(moved.data(), static_cast<std::int64_t>(keys.size()), options.iou_threshold, options.max_det, kept);
     return answer(keys, boxes, kept);

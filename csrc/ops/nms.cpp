@@ -103,15 +103,9 @@ std::vector<std::int64_t> batched_nms_of(const T* boxes, const T* scores, const 
 template <class T>
 std::vector<std::int64_t> shifted_nms_of(const T* boxes, const T* scores, const Contiguous<std::int64_t>& labels,
                                          std::int64_t n, const NmsOptions& options) {
-  T greatest = n ? boxes[0] : T{0};
-  for (std::int64_t i = 1; i < 4 * n; ++i) {
-    // Once NaN it stays NaN.
-    if (!(boxes[i] <= greatest)) greatest = std::isnan(greatest) ? greatest : boxes[i];
-  }
-  std::vector<T> shifted(static_cast<std::size_t>(4 * n));
-  for (std::int64_t i = 0; i < 4 * n; ++i) {
-    shifted[static_cast<std::size_t>(i)] = boxes[i] + static_cast<T>(labels[i / 4]) * (greatest + T{1});
-  }
+  std::vector<T> values(static_cast<std::size_t>(n));
+  for (std::int64_t i = 0; i < n; ++i) values[static_cast<std::size_t>(i)] = static_cast<T>(labels[i]);
+  const std::vector<T> shifted = shift_by_label(boxes, values);
   return nms_of(shifted.data(), scores, n, options);
 }
 
@@ -135,6 +129,20 @@ void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t
 
 template void suppress(const float*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
 template void suppress(const double*, std::int64_t, double, std::int64_t, std::vector<std::int64_t>&);
+
+template <class T>
+std::vector<T> shift_by_label(const T* boxes, const std::vector<T>& labels) {
+  std::vector<T> shifted(boxes, boxes + 4 * labels.size());
+  T greatest = shifted.empty() ? T{0} : shifted[0];
+  for (const T value : shifted) {
+    // Once NaN it stays NaN.
+    if (!(value <= greatest)) greatest = std::isnan(greatest) ? greatest : value;
+  }
+  for (std::size_t i = 0; i < shifted.size(); ++i) shifted[i] += labels[i / 4] * (greatest + T{1});
+  return shifted;
+}
+
+template std::vector<float> shift_by_label(const float*, const std::vector<float>&);
 
 template <class T>
 std::vector<std::int64_t> suppress_by_label(const T* boxes, const std::uint32_t* places,

@@ -40,6 +40,10 @@ std::vector<std::int64_t> suppress_by_label(const T* boxes, const std::uint32_t*
                                             const std::vector<std::uint32_t>& labels, std::size_t label_count,
                                             double iou_threshold, std::int64_t max_output, int num_threads);
 
+// Boxes moved apart by label times one more than the largest coordinate, as torchvision does, rounding as it may.
+template <class T>
+std::vector<T> shift_by_label(const T* boxes, const std::vector<T>& labels);
+
 // Variants; see Note [Suppression].
 namespace cpu {
 template <class T>
