@@ -17,7 +17,7 @@ struct Tensor {
   std::uint64_t byte_offset;
 };
 
-constexpr std::int32_t kCpu = 1;
+constexpr std::int32_t kCpu = 1, kCuda = 2, kCudaManaged = 13;
 enum Code : std::uint8_t { kInt = 0, kUint = 1, kFloat = 2, kBool = 6 };
 
 struct ManagedTensor {
@@ -27,6 +27,15 @@ struct ManagedTensor {
   std::uint64_t flags;
   Tensor tensor;
 };
+
+// What a capsule held before version 1.0, and still does for a consumer that does not say which it takes.
+struct LegacyTensor {
+  Tensor tensor;
+  void* context;
+  void (*deleter)(LegacyTensor* self);
+};
+
+constexpr const char *kCapsule = "dltensor_versioned", *kLegacyCapsule = "dltensor";
 
 struct ExchangeApi {
   std::uint32_t major, minor;

@@ -12,13 +12,8 @@ template <class T>
 class Contiguous {
  public:
   explicit Contiguous(const Tensor& tensor) {
-    std::int64_t expected = sizeof(T);
-    bool in_place = reinterpret_cast<std::uintptr_t>(tensor.data) % alignof(T) == 0;
-    for (std::size_t i = tensor.shape.size(); i-- > 0; expected *= tensor.shape[i]) {
-      in_place &= tensor.shape[i] == 1 || tensor.strides[i] == expected;
-    }
     data_ = static_cast<const T*>(tensor.data);
-    if (in_place) return;
+    if (reinterpret_cast<std::uintptr_t>(data_) % alignof(T) == 0 && tensor.is_contiguous()) return;
     copy_.reserve(static_cast<std::size_t>(tensor.size()));
     append(tensor, 0, 0);
     data_ = copy_.data();

@@ -12,6 +12,18 @@ class InputError : public std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
+// visdeploy.errors.UnsupportedError: what is asked for works, but not here.
+class UnsupportedError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// visdeploy.errors.CudaError: a CUDA call failed.
+class CudaError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 // Joins its arguments into one message.
 template <class... Parts>
 std::string message(const Parts&... parts) {

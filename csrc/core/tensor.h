@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,12 +32,34 @@ inline const char* name(DType dtype) {
   return "another dtype";
 }
 
+inline std::int64_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return 2;
+    case DType::kInt32:
+    case DType::kFloat32:
+      return 4;
+    case DType::kInt64:
+    case DType::kFloat64:
+      return 8;
+    default:
+      return 1;
+  }
+}
+
+// A stream of a CUDA device: a cudaStream_t, of which null is the legacy default stream.
+struct Stream {
+  int device;
+  void* handle;
+};
+
 // A read-only view of somebody else's memory. Strides are in bytes and may be zero or negative.
 struct Tensor {
   const void* data;
   std::vector<std::int64_t> shape;
   std::vector<std::int64_t> strides;
   DType dtype;
+  std::optional<Stream> cuda = std::nullopt;  // where the memory is a device's: its owner's stream, which work goes to
 
   int rank() const { return static_cast<int>(shape.size()); }
 
@@ -49,6 +72,14 @@ struct Tensor {
   template <class T>
   const T* at(std::int64_t byte_offset) const {
     return reinterpret_cast<const T*>(static_cast<const std::byte*>(data) + byte_offset);
+  }
+
+  bool is_contiguous() const {
+    std::int64_t expected = size_of(dtype);
+    for (std::size_t i = shape.size(); i-- > 0; expected *= shape[i]) {
+      if (shape[i] != 1 && strides[i] != expected) return false;
+    }
+    return true;
   }
 
   // The view at `index` along `axis`, one dimension lower.
