@@ -307,6 +307,7 @@ cudaError_t cudaPeekAtLastError() { return sticky != cudaSuccess ? sticky : last
   X(cudaErrorNoDevice, "no CUDA-capable device is detected")                                                        \
   X(cudaErrorInvalidDevice, "invalid device ordinal")                                                               \
   X(cudaErrorNoKernelImageForDevice, "no kernel image is available for execution on the device")                    \
+  X(cudaErrorUnsupportedPtxVersion, "the provided PTX was compiled with an unsupported toolchain.")                 \
   X(cudaErrorInvalidResourceHandle, "invalid resource handle")                                                      \
   X(cudaErrorNotReady, "device not ready")                                                                          \
   X(cudaErrorIllegalAddress, "an illegal memory access was encountered")                                            \
