@@ -45,10 +45,12 @@ def run(device: int = 0) -> list[Row]:
     version, sentence = cuda_status()
     if version is None:
         raise MissingDependencyError(f"[check] no op can run on a GPU here: {sentence}")
-    return [_compare(op, function, cases, device) for op, (function, cases) in OPS.items()]
+    return [compare(op, device) for op in OPS]
 
 
-def _compare(op: str, function: Callable[..., Any], cases: Callable[[int, int], Case], device: int) -> Row:
+def compare(op: str, device: int = 0) -> Row:
+    """Compare one op; what a machine without a GPU says is `cuda_status`'s."""
+    function, cases = OPS[op]
     start = time.perf_counter()
     different = []
     for n in SIZES:
