@@ -13,7 +13,7 @@ from visdeploy.errors import InputError
 torch = pytest.importorskip("torch")
 peer = pytest.importorskip("torchvision.ops")
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 THRESHOLDS = [-0.5, 0.0, 1e-9, 0.005, 0.1, 0.3, 0.5, 0.7, 0.95, 1.0, 2.0]
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 2.5, 1e-30, 1e-45, 1e30, 3e38, -3e38, np.inf, -np.inf, np.nan]
