@@ -1,6 +1,8 @@
 // Stands in for the kernels in a build without CUDA, which refuses arrays on a device before it gets here.
 #include <stdexcept>
 
+#include "ops/box_iou.h"
+#include "ops/nms.h"
 #include "ops/null.h"
 
 namespace visdeploy::cuda {
@@ -9,6 +11,16 @@ namespace {
 [[noreturn]] void absent() { throw std::logic_error("this build has no CUDA kernels"); }
 
 }  // namespace
+
+void box_iou(const Tensor&, const Tensor&, Stream, void*) { absent(); }
+
+void nms(const Tensor&, const Tensor&, const NmsOptions&, Stream, const IndicesOut&) { absent(); }
+void batched_nms(const Tensor&, const Tensor&, const Tensor&, const NmsOptions&, Stream, const IndicesOut&) {
+  absent();
+}
+void shifted_nms(const Tensor&, const Tensor&, const Tensor&, const NmsOptions&, Stream, const IndicesOut&) {
+  absent();
+}
 
 void null(const Tensor&, Stream, float*) { absent(); }
 
