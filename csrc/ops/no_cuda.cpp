@@ -2,6 +2,10 @@
 // reached.
 #include <stdexcept>
 
+#include "ops/boxes.h"
+#include "ops/detect.h"
+#include "ops/multibox_detection.h"
+#include "ops/multibox_target.h"
 #include "ops/null.h"
 
 namespace visdeploy::cuda {
@@ -10,6 +14,18 @@ namespace {
 [[noreturn]] void absent() { throw std::logic_error("this build has no CUDA kernels"); }
 
 }  // namespace
+
+void decode_boxes(const Tensor&, const Tensor&, const BoxCoder&, const ClipSize&, Stream, float*) { absent(); }
+void encode_boxes(const Tensor&, const Tensor&, const BoxCoder&, Stream, float*) { absent(); }
+
+void detect(const Tensor&, const Tensor&, const Tensor&, const BoxCoder&, const DetectOptions&, Stream,
+            const DetectOut&) {
+  absent();
+}
+
+void multibox_detection(const Tensor&, const Tensor&, const Tensor&, float, float, Stream, float*) { absent(); }
+
+void multibox_target(const Tensor&, const Tensor&, bool, Stream, const MultiboxTarget&) { absent(); }
 
 void null(const Tensor&, Stream, float*) { absent(); }
 
