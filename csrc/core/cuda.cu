@@ -71,19 +71,6 @@ Scope::~Scope() {
   current_op = op_before_;
 }
 
-void check_pointer(const char* op, const char* argument, const Tensor& tensor) {
-  const Scope scope(op, *tensor.cuda);
-  if (tensor.size() == 0) return;
-  cudaPointerAttributes attributes{};
-  VD_CUDA(cudaPointerGetAttributes(&attributes, tensor.data));
-  const bool on_device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
-  VD_CHECK(on_device, "[", op, "] ", argument, ": expected memory of CUDA device ", tensor.cuda->device,
-           ", as the array says, got a host pointer");
-  VD_CHECK(attributes.type == cudaMemoryTypeManaged || attributes.device == tensor.cuda->device, "[", op, "] ",
-           argument, ": expected memory of CUDA device ", tensor.cuda->device,
-           ", as the array says, got memory of device ", attributes.device);
-}
-
 namespace {
 
 constexpr int kMostAxes = 8;
@@ -132,6 +119,21 @@ void pack(const Tensor& tensor, Stream stream, void* out) {
 }
 
 }  // namespace cuda
+
+void require_cuda(const char*, const char*) {}
+
+void check_pointer(const char* op, const char* argument, const Tensor& tensor) {
+  const cuda::Scope scope(op, *tensor.cuda);
+  if (tensor.size() == 0) return;
+  cudaPointerAttributes attributes{};
+  VD_CUDA(cudaPointerGetAttributes(&attributes, tensor.data));
+  const bool on_device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  VD_CHECK(on_device, "[", op, "] ", argument, ": expected memory of CUDA device ", tensor.cuda->device,
+           ", as the array says, got a host pointer");
+  VD_CHECK(attributes.type == cudaMemoryTypeManaged || attributes.device == tensor.cuda->device, "[", op, "] ",
+           argument, ": expected memory of CUDA device ", tensor.cuda->device,
+           ", as the array says, got memory of device ", attributes.device);
+}
 
 DeviceMemory::DeviceMemory(Stream stream, std::size_t bytes) : stream_(stream), data_(nullptr) {
   if (bytes == 0) return;

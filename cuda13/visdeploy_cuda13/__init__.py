@@ -1,0 +1,1 @@
+"""visdeploy's native module with its CUDA kernels; `visdeploy` finds it here by itself."""
