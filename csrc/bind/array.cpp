@@ -157,6 +157,9 @@ py::object export_of(const py::object& array, void* stream, const char* op, cons
 }
 
 const dlpack::Tensor* tensor_in(const py::object& capsule) {
+  if (PyCapsule_IsValid(capsule.ptr(), dlpack::kCapsule)) {
+    return &static_cast<const dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::kCapsule))->tensor;
+  }
   if (PyCapsule_IsValid(capsule.ptr(), dlpack::kLegacyCapsule)) {
     const void* legacy = PyCapsule_GetPointer(capsule.ptr(), dlpack::kLegacyCapsule);
     return &static_cast<const dlpack::LegacyTensor*>(legacy)->tensor;

@@ -54,11 +54,11 @@ void check(cudaError_t status, const char* call) {
 Scope::Scope(const char* op, Stream stream) : op_before_(current_op) {
   current_op = op;
   try {
+    VD_CUDA(cudaGetDevice(&device_before_));  // tells whether there is a driver at all
     if (const cudaError_t pending = cudaGetLastError()) {
       throw CudaError(message(prefix(), "an earlier CUDA call had failed: ", cudaGetErrorString(pending), " (",
                               cudaGetErrorName(pending), ")"));
     }
-    VD_CUDA(cudaGetDevice(&device_before_));
     VD_CUDA(cudaSetDevice(stream.device));
   } catch (...) {
     current_op = op_before_;
