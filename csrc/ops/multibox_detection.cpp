@@ -99,8 +99,8 @@ void multibox_detection(const Tensor& cls_probs, const Tensor& offsets, const Te
   const Contiguous<float> probs(cls_probs), rows(offsets), at(anchors);
   const double work = 100.0 * static_cast<double>(images) * static_cast<double>(n);
   parallel_for(images, choose_threads(num_threads, work), [&](std::int64_t image) {
-    detect_one(probs.data() + image * classes * n, classes, rows.data() + 4 * image * n, at.data(), n,
-               nms, pos, out + kColumns * image * n);
+    detect_one(probs.data() + image * classes * n, classes, rows.data() + 4 * image * n, at.data(), n, nms, pos,
+               out + kColumns * image * n);
   });
 }
 

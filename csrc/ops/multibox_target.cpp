@@ -160,6 +160,9 @@ void multibox_target(const Tensor& anchors, const Tensor& labels, bool skip_padd
            "[multibox_target] labels: expected (B, M, 5), rows of class, x1, y1, x2, y2, got ", labels.shape_text());
   const auto stream = device_of("multibox_target", {{"anchors", &anchors}, {"labels", &labels}});
   if (n == 0) return;
+  VD_CHECK(!stream || (n <= INT32_MAX && labels.shape[1] <= INT32_MAX),
+           "[multibox_target] anchors, labels: expected at most ", INT32_MAX, " of each per image on a device, got ", n,
+           " and ", labels.shape[1]);
   if (stream) return cuda::multibox_target(anchors, labels, skip_padding, *stream, out);
   const std::int64_t m = labels.shape[1];
   const Contiguous<float> anchor_rows(anchors), label_rows(labels);
