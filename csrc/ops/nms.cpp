@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/contiguous.h"
+#include "core/device.h"
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/parallel.h"
@@ -15,8 +16,10 @@ namespace visdeploy {
 namespace {
 
 constexpr double kBoxNs = 50;
+constexpr std::int64_t kMostShifted = 1000;
 
-void check(const char* op, const Tensor& boxes, const Tensor& scores, const NmsOptions& options) {
+// These return the stream of arguments on a device.
+std::optional<Stream> check(const char* op, const Tensor& boxes, const Tensor& scores, const NmsOptions& options) {
   VD_CHECK(boxes.dtype == DType::kFloat32 || boxes.dtype == DType::kFloat64, "[", op,
            "] boxes: expected float32 or float64, got ", name(boxes.dtype));
   VD_CHECK(boxes.rank() == 2 && boxes.shape[1] == 4, "[", op, "] boxes: expected (N, 4), got ", boxes.shape_text());
@@ -31,13 +34,20 @@ void check(const char* op, const Tensor& boxes, const Tensor& scores, const NmsO
            "] score_threshold: expected a number, got NaN");
   VD_CHECK(!options.max_output || *options.max_output >= 0, "[", op, "] max_output: expected None or at least 0, got ",
            options.max_output.value_or(0));
+  return device_of(op, {{"boxes", &boxes}, {"scores", &scores}});
 }
 
-void check_labels(const Tensor& boxes, const Tensor& labels) {
+std::optional<Stream> check(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
+                            const NmsOptions& options) {
+  check("batched_nms", boxes, scores, options);
   VD_CHECK(labels.dtype == DType::kInt64, "[batched_nms] labels: expected int64, got ", name(labels.dtype));
   VD_CHECK(labels.rank() == 1 && labels.shape[0] == boxes.shape[0], "[batched_nms] labels: expected (", boxes.shape[0],
            ",) for the boxes ", boxes.shape_text(), ", got ", labels.shape_text());
+  return device_of("batched_nms", {{"boxes", &boxes}, {"scores", &scores}, {"labels", &labels}});
 }
+
+// Whether torchvision takes each label by itself.
+bool is_exact(const Tensor& boxes) { return boxes.rank() > 0 && boxes.shape[0] > kMostShifted; }
 
 std::int64_t limit(const NmsOptions& options) {
   return options.max_output.value_or(std::numeric_limits<std::int64_t>::max());
@@ -190,8 +200,7 @@ std::vector<std::int64_t> nms(const Tensor& boxes, const Tensor& scores, const N
 
 std::vector<std::int64_t> batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
                                       const NmsOptions& options, int num_threads) {
-  check("batched_nms", boxes, scores, options);
-  check_labels(boxes, labels);
+  check(boxes, scores, labels, options);
   const Contiguous<std::int64_t> ids(labels);
   return with_type(boxes, scores, [&](const auto* b, const auto* s) {
     return batched_nms_of(b, s, ids, boxes.shape[0], options, num_threads);
@@ -200,15 +209,29 @@ std::vector<std::int64_t> batched_nms(const Tensor& boxes, const Tensor& scores,
 
 std::vector<std::int64_t> shifted_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
                                       const NmsOptions& options, int num_threads) {
-  constexpr std::int64_t kMostShifted = 1000;
-  if (boxes.rank() > 0 && boxes.shape[0] > kMostShifted) {
-    return batched_nms(boxes, scores, labels, options, num_threads);
-  }
-  check("batched_nms", boxes, scores, options);
-  check_labels(boxes, labels);
+  if (is_exact(boxes)) return batched_nms(boxes, scores, labels, options, num_threads);
+  check(boxes, scores, labels, options);
   const Contiguous<std::int64_t> ids(labels);
   return with_type(boxes, scores,
                    [&](const auto* b, const auto* s) { return shifted_nms_of(b, s, ids, boxes.shape[0], options); });
+}
+
+void nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options, const IndicesOut& out) {
+  const Stream stream = check("nms", boxes, scores, options).value();
+  cuda::nms(boxes, scores, options, stream, out);
+}
+
+void batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels, const NmsOptions& options,
+                 const IndicesOut& out) {
+  const Stream stream = check(boxes, scores, labels, options).value();
+  cuda::batched_nms(boxes, scores, labels, options, stream, out);
+}
+
+void shifted_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels, const NmsOptions& options,
+                 const IndicesOut& out) {
+  if (is_exact(boxes)) return batched_nms(boxes, scores, labels, options, out);
+  const Stream stream = check(boxes, scores, labels, options).value();
+  cuda::shifted_nms(boxes, scores, labels, options, stream, out);
 }
 
 }  // namespace visdeploy

@@ -2,18 +2,13 @@
 
 #include <cuda_runtime.h>
 
-// Boxes on a device, and where two meet. The operations are those of the CPU, each rounded for itself. fmin and fmax
+// Boxes on a device, and where two meet. The operations are those of the CPU, each rounded for itself. min and max
 // treat NaN otherwise than std::min and std::max do, which changes no IoU: a box with a coordinate of NaN has an area
 // of NaN.
 namespace visdeploy::cuda {
 
 __device__ inline float product(float a, float b) { return __fmul_rn(a, b); }
 __device__ inline double product(double a, double b) { return __dmul_rn(a, b); }
-
-__device__ inline float lesser(float a, float b) { return fminf(a, b); }
-__device__ inline double lesser(double a, double b) { return fmin(a, b); }
-__device__ inline float greater(float a, float b) { return fmaxf(a, b); }
-__device__ inline double greater(double a, double b) { return fmax(a, b); }
 
 // Aligned so that it is read at once.
 template <class T>
@@ -25,8 +20,8 @@ struct alignas(16) Box {
 
 template <class T>
 __device__ T intersection(const Box<T>& a, const Box<T>& b) {
-  const T w = greater(T{0}, lesser(a.x2, b.x2) - greater(a.x1, b.x1));
-  const T h = greater(T{0}, lesser(a.y2, b.y2) - greater(a.y1, b.y1));
+  const T w = max(T{0}, min(a.x2, b.x2) - max(a.x1, b.x1));
+  const T h = max(T{0}, min(a.y2, b.y2) - max(a.y1, b.y1));
   return product(w, h);
 }
 
