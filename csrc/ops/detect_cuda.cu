@@ -260,7 +260,7 @@ __global__ void shift_kernel(const Candidate* ranked, Images images, const std::
       }
     }
     largest[threadIdx.x] = mine;
-    for (int half = kThreads / 2; half; half /= 2) {
+    for (unsigned half = kThreads / 2; half; half /= 2) {
       __syncthreads();
       if (threadIdx.x < half) largest[threadIdx.x] = larger(largest[threadIdx.x], largest[threadIdx.x + half]);
     }

@@ -42,9 +42,9 @@ __device__ inline float iou_of(float4 anchor, float4 box) {
 __device__ inline Overlap largest_of_block(Overlap mine) {
   __shared__ Overlap all[kThreads];
   all[threadIdx.x] = mine;
-  for (int half = kThreads / 2; half; half /= 2) {
+  for (unsigned half = kThreads / 2; half; half /= 2) {
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) < half) all[threadIdx.x] = max(all[threadIdx.x], all[threadIdx.x + half]);
+    if (threadIdx.x < half) all[threadIdx.x] = max(all[threadIdx.x], all[threadIdx.x + half]);
   }
   __syncthreads();
   const Overlap largest = all[0];
