@@ -82,8 +82,8 @@ def detect(
     A row of logits with a NaN or +Inf, or of -Inf alone, has NaN scores, which never pass. A NaN in an offset or an
     anchor gives a box of NaN, which takes no part in NMS; clipping makes infinite coordinates finite.
 
-    On a CUDA device it takes about as much memory as the logits have, and 60 bytes for each of the `top_k` best of every
-    class, until it is done. It waits once, for the numbers of detections; with `out` not at all.
+    On a CUDA device it takes about as much memory as the logits have, and 60 bytes for each of the `top_k` best of
+    every class, until it is done. It waits once, for the numbers of detections; with `out` not at all.
 
     Args:
         logits: (B, N, C) float32; class 0 is the background.
@@ -98,7 +98,7 @@ def detect(
         mode: "exact" keeps classes apart. "torchvision" does what its `batched_nms` does on a CPU: at most 1000
             candidates are kept apart by moving each class's coordinates, which rounds them.
         num_threads: None decides by the work.
-        out: Arrays on the same CUDA device that take the answer: boxes (B, max_det, 4) and scores (B, max_det), float32,
+        out: Arrays on the same CUDA device that take the answer: boxes (B, max_det, 4) and scores (B, max_det) float32,
             labels (B, max_det) and how many there are of each image (B,), int64. Behind those is zero.
 
     Returns:
