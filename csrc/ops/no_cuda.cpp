@@ -2,6 +2,10 @@
 #include <stdexcept>
 
 #include "ops/box_iou.h"
+#include "ops/boxes.h"
+#include "ops/detect.h"
+#include "ops/multibox_detection.h"
+#include "ops/multibox_target.h"
 #include "ops/nms.h"
 #include "ops/null.h"
 
@@ -13,6 +17,18 @@ namespace {
 }  // namespace
 
 void box_iou(const Tensor&, const Tensor&, Stream, void*) { absent(); }
+
+void decode_boxes(const Tensor&, const Tensor&, const BoxCoder&, const ClipSize&, Stream, float*) { absent(); }
+void encode_boxes(const Tensor&, const Tensor&, const BoxCoder&, Stream, float*) { absent(); }
+
+void detect(const Tensor&, const Tensor&, const Tensor&, const BoxCoder&, const DetectOptions&, Stream,
+            const DetectOut&) {
+  absent();
+}
+
+void multibox_detection(const Tensor&, const Tensor&, const Tensor&, float, float, Stream, float*) { absent(); }
+
+void multibox_target(const Tensor&, const Tensor&, bool, Stream, const MultiboxTarget&) { absent(); }
 
 void nms(const Tensor&, const Tensor&, const NmsOptions&, Stream, const IndicesOut&) { absent(); }
 void batched_nms(const Tensor&, const Tensor&, const Tensor&, const NmsOptions&, Stream, const IndicesOut&) {

@@ -68,6 +68,7 @@ def decode_boxes(
     weights: Sequence[float] | None,
     clip: tuple[float, float] | None,
     num_threads: int | None,
+    out: Any,
 ) -> Any: ...
 def encode_boxes(
     boxes: Any,
@@ -75,10 +76,17 @@ def encode_boxes(
     variances: Sequence[float] | None,
     weights: Sequence[float] | None,
     num_threads: int | None,
+    out: Any,
 ) -> Any: ...
 def multibox_target(anchors: Any, labels: Any, skip_padding: bool, num_threads: int | None) -> tuple[Any, Any, Any]: ...
 def multibox_detection(
-    cls_probs: Any, offsets: Any, anchors: Any, nms_threshold: float, pos_threshold: float, num_threads: int | None
+    cls_probs: Any,
+    offsets: Any,
+    anchors: Any,
+    nms_threshold: float,
+    pos_threshold: float,
+    num_threads: int | None,
+    out: Any,
 ) -> Any: ...
 def detect(
     logits: Any,
@@ -92,4 +100,5 @@ def detect(
     max_det: int,
     mode: str,
     num_threads: int | None,
-) -> list[tuple[Any, Any, Any]]: ...
+    out: Any,
+) -> Any: ...
