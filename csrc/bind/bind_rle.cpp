@@ -206,14 +206,14 @@ py::tuple semantic_map(const py::object& logits, Size size, std::optional<Size> 
   check_size("semantic_map", size);
   py::array_t<std::uint8_t> map({size.first, size.second});
   std::uint8_t* data = map.mutable_data();
-  SemanticMap result;
+  py::array_t<std::int64_t> areas(array->shape.empty() ? 0 : array->shape[0]);
+  std::int64_t* sums = areas.mutable_data();
+  std::vector<std::string> texts;
   {
     const py::gil_scoped_release release;
-    result = visdeploy::semantic_map(*array, size, valid, data);
+    texts = visdeploy::semantic_map(*array, size, valid, data, sums);
   }
-  const py::array_t<std::int64_t> areas(static_cast<py::ssize_t>(result.areas.size()), result.areas.data());
-  return py::make_tuple(array.like(map), array.like(areas),
-                        one_or_all(result.counts, size.first, size.second, array->rank()));
+  return py::make_tuple(array.like(map), array.like(areas), to_python(texts, size.first, size.second));
 }
 
 }  // namespace
