@@ -10,8 +10,16 @@ PY := pysdk tests bench
 demo: .venv/.ready
 	$(BIN)/visdeploy demo --out demo_out
 
-test: .venv/.ready
+test: .venv/.ready build/cuda_on_cpu/.ready
 	$(BIN)/python -m pytest
+
+# The CUDA kernels compiled for the CPU, over tests/cuda_on_cpu in place of CUDA.
+build/cuda_on_cpu/.ready: .venv/.ready $(shell find tests/cuda_on_cpu -type f)
+	$(BIN)/cmake -S . -B build/cuda_on_cpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DVISDEPLOY_CUDA=ON_CPU -DVISDEPLOY_WERROR=ON \
+		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) --log-level=WARNING
+	$(BIN)/cmake --build build/cuda_on_cpu
+	@touch $@
 
 # The tests of the native module once more, against one that stops at memory errors and undefined behaviour.
 NATIVE_TESTS := tests/test_arrays.py tests/test_drop_in.py $(shell grep -l 'usefixtures("isa")' tests/test_*.py)

@@ -1,4 +1,6 @@
 import os
+import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from visdeploy import _core
+import cuda_arrays
+from visdeploy.native import _core
 
 # Read when torch is first imported: its threads spin otherwise, and stall each other where the machine is shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -30,6 +33,35 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _core.set_isa(request.param)
     yield request.param
     _core.set_isa(before)
+
+
+@pytest.fixture(scope="module", params=[*_core.isa_names(), "cuda"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set, and the CUDA kernels executed on the CPU, in force while the tests of a module run."""
+    if request.param != "cuda":
+        _core.set_isa(request.param)
+        yield request.param
+        _core.set_isa(_core.isa_names()[-1])
+        return
+    if not list(cuda_arrays.FOLDER.glob("_core*.so")):
+        pytest.skip("the kernels are not built for the CPU: make build/cuda_on_cpu/.ready")
+    users = [
+        module for name, module in sys.modules.items() if name.startswith("visdeploy.") and hasattr(module, "_core")
+    ]
+    users = [module for module in users if module._core is _core]
+    emulated = cuda_arrays.OnCuda()
+    for module in users:
+        module._core = emulated  # type: ignore[attr-defined]
+    yield "cuda"
+    for module in users:
+        module._core = _core  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _thread_order(request: pytest.FixtureRequest) -> None:
+    """Another order of the emulated CUDA threads for every test, and the same one each time it runs."""
+    if "implementation" in request.fixturenames and request.getfixturevalue("implementation") == "cuda":
+        cuda_arrays.shim().shim_set_seed(zlib.crc32(request.node.nodeid.encode()))
 
 
 @pytest.fixture(scope="session", params=ENGINES)

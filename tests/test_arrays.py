@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from visdeploy import mask, ops
-from visdeploy.errors import InputError
+from visdeploy.errors import InputError, UnsupportedError
 
 torch = pytest.importorskip("torch")
 
@@ -61,10 +61,17 @@ def test_tensors_without_data_are_refused() -> None:
 
 
 def test_other_devices_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^\[encode\] mask: expected an array in CPU memory"):
-        mask.encode(Foreign(np.eye(4, dtype=np.uint8), device=2))
-    with pytest.raises(InputError, match=r"^\[null\] x: expected an array in CPU memory"):
+    with pytest.raises(InputError, match=r"^\[encode\] mask: expected an array in CPU or CUDA memory"):
+        mask.encode(Foreign(np.eye(4, dtype=np.uint8), device=8))
+    with pytest.raises(InputError, match=r"^\[null\] x: expected an array in CPU or CUDA memory"):
         ops.null(torch.zeros(3, device="meta"))
+
+
+@pytest.mark.skipif(bool(mask._core.cuda_version()), reason="the native module has CUDA kernels")
+def test_a_build_without_cuda_says_what_to_install() -> None:
+    message = r"^\[encode\] mask: .* this build has no CUDA kernels, .* pip install visdeploy-cuda13"
+    with pytest.raises(UnsupportedError, match=message):
+        mask.encode(Foreign(np.eye(4, dtype=np.uint8), device=2))
 
 
 def test_byte_order_is_seen() -> None:

@@ -4,7 +4,7 @@ import pytest
 from visdeploy import ops, reference
 from visdeploy.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 1000])

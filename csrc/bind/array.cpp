@@ -1,9 +1,13 @@
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <climits>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "bind/bind.h"
+#include "bind/device_array.h"
 #include "bind/dlpack.h"
 #include "core/error.h"
 
@@ -40,6 +44,17 @@ Tensor view(const py::array& array) {
           dtype};
 }
 
+bool is_cuda(std::int32_t device_type) { return device_type == dlpack::kCuda || device_type == dlpack::kCudaManaged; }
+
+// The stream that an array's owner works on, which only some can be asked for; the legacy default stream otherwise.
+void* stream_of(const py::object& array) {
+  const py::object interface = py::getattr(array, "__cuda_array_interface__", py::none());
+  if (!py::isinstance<py::dict>(interface)) return nullptr;
+  const py::object stream = interface.attr("get")("stream");
+  const auto number = stream.is_none() ? 0 : stream.cast<std::intptr_t>();
+  return number == 1 ? nullptr : reinterpret_cast<void*>(number);
+}
+
 Tensor view(const dlpack::Tensor& tensor) {
   const auto dtype = [&] {
     if (tensor.lanes != 1) return DType::kOther;
@@ -66,6 +81,7 @@ Tensor view(const dlpack::Tensor& tensor) {
                 {tensor.shape, tensor.shape + tensor.ndim},
                 std::vector<std::int64_t>(static_cast<std::size_t>(tensor.ndim)),
                 dtype};
+  if (is_cuda(tensor.device_type)) result.cuda = Stream{tensor.device_id, nullptr};
   std::int64_t contiguous = 1;
   for (std::size_t i = result.shape.size(); i-- > 0; contiguous *= result.shape[i]) {
     result.strides[i] = (tensor.strides ? tensor.strides[i] : contiguous) * (tensor.bits / 8);
@@ -123,13 +139,38 @@ struct Lent {
 [[noreturn]] void refuse_export(const char* op, const char* argument) {
   const py::error_already_set raised;
   const std::string why = py::str(raised.value());
-  throw InputError(message("[", op, "] ", argument, ": expected an array in CPU memory; its DLPack export says: ",
-                           why.substr(0, why.find('\n'))));
+  throw InputError(
+      message("[", op, "] ", argument,
+              ": expected an array in CPU or CUDA memory; its DLPack export says: ", why.substr(0, why.find('\n'))));
+}
+
+// A capsule of __dlpack__() for work on that stream. It owns the array until it is dropped.
+py::object export_of(const py::object& array, void* stream, const char* op, const char* argument) {
+  const auto number = reinterpret_cast<std::intptr_t>(stream);
+  try {
+    // The protocol has no zero, and calls the legacy default stream 1.
+    return array.attr("__dlpack__")(py::arg("stream") = number ? number : 1);
+  } catch (py::error_already_set& error) {
+    error.restore();
+    refuse_export(op, argument);
+  }
+}
+
+const dlpack::Tensor* tensor_in(const py::object& capsule) {
+  if (PyCapsule_IsValid(capsule.ptr(), dlpack::kCapsule)) {
+    return &static_cast<const dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::kCapsule))->tensor;
+  }
+  if (PyCapsule_IsValid(capsule.ptr(), dlpack::kLegacyCapsule)) {
+    const void* legacy = PyCapsule_GetPointer(capsule.ptr(), dlpack::kLegacyCapsule);
+    return &static_cast<const dlpack::LegacyTensor*>(legacy)->tensor;
+  }
+  return nullptr;
 }
 
 }  // namespace
 
-Array::Array(py::object value, const char* op, const char* argument) : value_(std::move(value)) {
+Array::Array(py::object value, const char* op, const char* argument)
+    : op_(op), argument_(argument), value_(std::move(value)) {
   if (py::isinstance<py::array>(value_)) {
     kept_ = value_;
     tensor_ = view(py::reinterpret_borrow<py::array>(value_));
@@ -141,24 +182,50 @@ Array::Array(py::object value, const char* op, const char* argument) : value_(st
                                  ": expected a NumPy array or one that speaks DLPack, such as a torch.Tensor, got ",
                                  Py_TYPE(value_.ptr())->tp_name));
   }
-  if (const dlpack::ExchangeApi* api = exchange_api(type)) {
-    dlpack::Tensor tensor{};
+  const auto check_device = [&](std::int32_t device_type) {
+    VD_CHECK(device_type == dlpack::kCpu || is_cuda(device_type), "[", op, "] ", argument,
+             ": expected an array in CPU or CUDA memory, got one on another device; move it with .cpu()");
+    if (is_cuda(device_type)) require_cuda(op, argument);
+  };
+  const dlpack::ExchangeApi* api = exchange_api(type);
+  dlpack::Tensor tensor{};
+  if (api) {
     if (api->tensor_from_object(value_.ptr(), &tensor) != 0) refuse_export(op, argument);
-    VD_CHECK(tensor.device_type == dlpack::kCpu, "[", op, "] ", argument,
-             ": expected an array in CPU memory, got one on another device; move it with .cpu()");
+    check_device(tensor.device_type);
     kept_ = value_;
     tensor_ = view(tensor);
-    VD_CHECK(tensor_.data || tensor_.size() == 0, "[", op, "] ", argument, ": expected an array with data, got a ",
-             Py_TYPE(value_.ptr())->tp_name, " of shape ", tensor_.shape_text(), " that has none");
-    return;
+    if (tensor_.cuda && api->current_stream(tensor.device_type, tensor.device_id, &tensor_.cuda->handle) != 0) {
+      throw py::error_already_set();
+    }
+  } else {
+    const auto [device_type, device_id] = value_.attr("__dlpack_device__")().cast<std::pair<int, int>>();
+    check_device(device_type);
+    if (device_type == dlpack::kCpu) {
+      const py::object from_dlpack = py::module_::import("numpy").attr("from_dlpack");
+      kept_ = py::reinterpret_steal<py::object>(PyObject_CallOneArg(from_dlpack.ptr(), value_.ptr()));
+      if (!kept_) refuse_export(op, argument);
+      tensor_ = view(py::reinterpret_borrow<py::array>(kept_));
+      return;
+    }
+    void* const stream = stream_of(value_);
+    kept_ = export_of(value_, stream, op, argument);
+    const dlpack::Tensor* exported = tensor_in(kept_);
+    VD_CHECK(exported, "[", op, "] ", argument, ": expected __dlpack__() to give a capsule named dltensor");
+    tensor_ = view(*exported);
+    tensor_.cuda = Stream{device_id, stream};
   }
-  const py::tuple device = value_.attr("__dlpack_device__")();
-  VD_CHECK(device[0].cast<int>() == dlpack::kCpu, "[", op, "] ", argument,
-           ": expected an array in CPU memory, got one on another device");
-  const py::object from_dlpack = py::module_::import("numpy").attr("from_dlpack");
-  kept_ = py::reinterpret_steal<py::object>(PyObject_CallOneArg(from_dlpack.ptr(), value_.ptr()));
-  if (!kept_) refuse_export(op, argument);
-  tensor_ = view(py::reinterpret_borrow<py::array>(kept_));
+  VD_CHECK(tensor_.data || tensor_.size() == 0, "[", op, "] ", argument, ": expected an array with data, got a ",
+           Py_TYPE(value_.ptr())->tp_name, " of shape ", tensor_.shape_text(), " that has none");
+  if (tensor_.cuda) check_pointer(op, argument, tensor_);
+}
+
+const Tensor& Array::on_cpu() const {
+  if (tensor_.cuda) {
+    throw UnsupportedError(message("[", op_, "] ", argument_,
+                                   ": expected an array in CPU memory, where alone this op works, ",
+                                   "got one on CUDA device ", tensor_.cuda->device, "; move it with .cpu()"));
+  }
+  return tensor_;
 }
 
 py::object Array::like(const py::array& result) const {
@@ -170,10 +237,24 @@ py::object Array::like(const py::array& result) const {
     lent.release();  // given back by its deleter
     return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
   }
+  return to_framework(result);
+}
+
+py::object Array::like(DeviceMemory memory, const std::vector<std::int64_t>& shape, DType dtype) const {
+  DeviceArray array{std::make_shared<DeviceMemory>(std::move(memory)), shape, dtype};
+  if (const dlpack::ExchangeApi* api = exchange_api(py::type::handle_of(value_))) {
+    void* object = nullptr;
+    if (api->managed_to_object(lend<dlpack::ManagedTensor>(array), &object) != 0) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+  }
+  return to_framework(py::cast(std::move(array)));
+}
+
+py::object Array::to_framework(const py::object& result) const {
   const std::string name = py::type::handle_of(value_).attr("__module__").cast<std::string>();
   const py::module_ module = py::module_::import(name.substr(0, name.find('.')).c_str());
   // A framework that cannot be asked gets what every framework reads.
-  return py::hasattr(module, "from_dlpack") ? module.attr("from_dlpack")(result) : py::object(result);
+  return py::hasattr(module, "from_dlpack") ? module.attr("from_dlpack")(result) : result;
 }
 
 std::int64_t integer(const py::object& value, const char* op, const char* argument) {

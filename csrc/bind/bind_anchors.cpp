@@ -60,7 +60,7 @@ py::tuple multibox_target(const py::object& anchors, const py::object& labels, b
   const MultiboxTarget out{offsets.mutable_data(), mask.mutable_data(), classes.mutable_data()};
   {
     const py::gil_scoped_release release;
-    visdeploy::multibox_target(*at, *rows, skip_padding, out, threads_wanted);
+    visdeploy::multibox_target(at.on_cpu(), rows.on_cpu(), skip_padding, out, threads_wanted);
   }
   return py::make_tuple(rows.like(offsets), rows.like(mask), rows.like(classes));
 }

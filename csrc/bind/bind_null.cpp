@@ -4,19 +4,18 @@
 namespace visdeploy::bind {
 namespace {
 
-py::object null(const py::object& x) {
+py::object null(const py::object& x, const py::object& out) {
   const Array array(x, "null", "x");
-  py::array_t<float> out(array->size());
-  float* data = out.mutable_data();
+  Output result(array, {array->size()}, DType::kFloat32, outputs(out, 1, array, "null")[0], "null");
   {
     const py::gil_scoped_release release;
-    visdeploy::null(*array, data);
+    visdeploy::null(*array, result.data<float>());
   }
-  return array.like(out);
+  return result.take();
 }
 
 }  // namespace
 
-void register_null(py::module_& module) { module.def("null", &null, py::arg("x")); }
+void register_null(py::module_& module) { module.def("null", &null, py::arg("x"), py::arg("out")); }
 
 }  // namespace visdeploy::bind

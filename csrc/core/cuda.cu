@@ -54,11 +54,11 @@ void check(cudaError_t status, const char* call) {
 Scope::Scope(const char* op, Stream stream) : op_before_(current_op) {
   current_op = op;
   try {
+    VD_CUDA(cudaGetDevice(&device_before_));  // tells whether there is a driver at all
     if (const cudaError_t pending = cudaGetLastError()) {
       throw CudaError(message(prefix(), "an earlier CUDA call had failed: ", cudaGetErrorString(pending), " (",
                               cudaGetErrorName(pending), ")"));
     }
-    VD_CUDA(cudaGetDevice(&device_before_));
     VD_CUDA(cudaSetDevice(stream.device));
   } catch (...) {
     current_op = op_before_;
@@ -69,19 +69,6 @@ Scope::Scope(const char* op, Stream stream) : op_before_(current_op) {
 Scope::~Scope() {
   cudaSetDevice(device_before_);
   current_op = op_before_;
-}
-
-void check_pointer(const char* op, const char* argument, const Tensor& tensor) {
-  const Scope scope(op, *tensor.cuda);
-  if (tensor.size() == 0) return;
-  cudaPointerAttributes attributes{};
-  VD_CUDA(cudaPointerGetAttributes(&attributes, tensor.data));
-  const bool on_device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
-  VD_CHECK(on_device, "[", op, "] ", argument, ": expected memory of CUDA device ", tensor.cuda->device,
-           ", as the array says, got a host pointer");
-  VD_CHECK(attributes.type == cudaMemoryTypeManaged || attributes.device == tensor.cuda->device, "[", op, "] ",
-           argument, ": expected memory of CUDA device ", tensor.cuda->device,
-           ", as the array says, got memory of device ", attributes.device);
 }
 
 namespace {
@@ -132,6 +119,21 @@ void pack(const Tensor& tensor, Stream stream, void* out) {
 }
 
 }  // namespace cuda
+
+void require_cuda(const char*, const char*) {}
+
+void check_pointer(const char* op, const char* argument, const Tensor& tensor) {
+  const cuda::Scope scope(op, *tensor.cuda);
+  if (tensor.size() == 0) return;
+  cudaPointerAttributes attributes{};
+  VD_CUDA(cudaPointerGetAttributes(&attributes, tensor.data));
+  const bool on_device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  VD_CHECK(on_device, "[", op, "] ", argument, ": expected memory of CUDA device ", tensor.cuda->device,
+           ", as the array says, got a host pointer");
+  VD_CHECK(attributes.type == cudaMemoryTypeManaged || attributes.device == tensor.cuda->device, "[", op, "] ",
+           argument, ": expected memory of CUDA device ", tensor.cuda->device,
+           ", as the array says, got memory of device ", attributes.device);
+}
 
 DeviceMemory::DeviceMemory(Stream stream, std::size_t bytes) : stream_(stream), data_(nullptr) {
   if (bytes == 0) return;

@@ -24,7 +24,6 @@ std::optional<Stream> device_of(const char* op, std::initializer_list<Argument> 
     for (const std::int64_t stride : tensor->strides) aligned &= tensor->size() == 0 || stride % alignment == 0;
     VD_CHECK(aligned, "[", op, "] ", name, ": expected device memory aligned to its ", visdeploy::name(tensor->dtype),
              ", got an address or stride that is not a multiple of ", alignment, " bytes");
-    cuda::check_pointer(op, name, *tensor);
     order(*tensor->cuda, first.tensor->cuda->handle);
   }
   return first.tensor->cuda;

@@ -15,9 +15,15 @@ struct Argument {
   const Tensor* tensor;
 };
 
-// The stream that an op works on, nothing being the CPU. Arguments must all lie in one place; those on a device must be
-// aligned to their dtype, and their memory really the device's. The stream is that of the first, and waits for theirs.
+// The stream that an op works on, nothing being the CPU. Arguments must all lie in one place, and on a device be
+// aligned to their dtype. The stream is that of the first, and waits for theirs.
 std::optional<Stream> device_of(const char* op, std::initializer_list<Argument> arguments);
+
+// Refuses arrays on a device in a build without CUDA.
+void require_cuda(const char* op, const char* argument);
+
+// Refuses an array whose memory is not of the device that it names.
+void check_pointer(const char* op, const char* argument, const Tensor& tensor);
 
 // Memory of a device from its stream-ordered pool: for what follows on the stream, and given back on it. The pool keeps
 // what it has, so that a call that is repeated allocates nothing.
@@ -47,9 +53,5 @@ std::string cuda_version();
 
 // The number of CUDA devices that this build can use; UnsupportedError says why there is none.
 int cuda_devices();
-
-namespace cuda {
-void check_pointer(const char* op, const char* argument, const Tensor& tensor);
-}
 
 }  // namespace visdeploy

@@ -1,4 +1,5 @@
-// Stands in for cuda.cu in a build without CUDA. Arrays on a device are refused before anything else here is reached.
+// Stands in for cuda.cu in a build without CUDA. The bindings refuse arrays on a device by require_cuda(), so that
+// nothing else here is reached by way of them.
 #include "core/device.h"
 #include "core/error.h"
 
@@ -11,12 +12,13 @@ namespace {
 
 }  // namespace
 
-void cuda::check_pointer(const char* op, const char* argument, const Tensor& tensor) {
+void require_cuda(const char* op, const char* argument) {
   throw UnsupportedError(message("[", op, "] ", argument, ": expected an array in CPU memory, since this build has no ",
-                                 "CUDA kernels, got one on CUDA device ", tensor.cuda->device,
-                                 "; pip install visdeploy-cuda13 of the same version, or move it with .cpu()"));
+                                 "CUDA kernels, got one on a CUDA device; pip install visdeploy-cuda13 of the same ",
+                                 "version, or move the array with .cpu()"));
 }
 
+void check_pointer(const char*, const char*, const Tensor&) { refuse(); }
 DeviceMemory::DeviceMemory(Stream, std::size_t) { refuse(); }
 DeviceMemory::DeviceMemory(DeviceMemory&&) noexcept = default;
 DeviceMemory::~DeviceMemory() = default;

@@ -1,5 +1,4 @@
-// Stands in for the kernels in a build without CUDA. device_of() refuses arrays on a device before any of these is
-// reached.
+// Stands in for the kernels in a build without CUDA, which refuses arrays on a device before it gets here.
 #include <stdexcept>
 
 #include "ops/null.h"

@@ -14,16 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-try:
-    from visdeploy import _core as _core
-except ImportError as error:
-    raise ImportError(
-        "visdeploy._core is not built: run `pip install -e .` in the source tree, or install a wheel"
-    ) from error
 from visdeploy.errors import InputError, VisdeployError
+from visdeploy.native import _core as _core
 
 Rle = dict[str, Any]
-Array = Any  # NumPy's, or one in CPU memory that speaks DLPack, such as torch's; answers are of the same kind
+Array = Any  # NumPy's, or one that speaks DLPack, such as torch's; answers are of the same kind and on its device
 
 __all__ = [
     "Rle",

@@ -114,7 +114,7 @@ def installed() -> list[str]:
 
 def cpu_quota() -> int:
     """Return how many CPUs this process may use: affinity and container limits considered."""
-    from visdeploy import _core
+    from visdeploy.native import _core
 
     return _core.cpu_quota()
 

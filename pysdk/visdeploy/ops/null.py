@@ -5,11 +5,12 @@ from visdeploy.mask import Array, _core
 __all__ = ["null"]
 
 
-def null(x: Array) -> Array:
+def null(x: Array, *, out: Array | None = None) -> Array:
     """Copy a vector: the template that a new op starts from.
 
     Args:
         x: (N,) float32 with any stride.
+        out: An array on the same CUDA device that takes the answer; then nothing is allocated.
 
     Returns:
         (N,) float32, contiguous.
@@ -22,4 +23,4 @@ def null(x: Array) -> Array:
         >>> null(np.array([1.0, 2.0], np.float32))
         array([1., 2.], dtype=float32)
     """
-    return _core.null(x)
+    return _core.null(x, out)

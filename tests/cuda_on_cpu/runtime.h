@@ -1,0 +1,28 @@
+#pragma once
+
+#include <mutex>
+
+#include "cuda_runtime_api.h"
+
+namespace cuda_on_cpu {
+
+extern const cudaStream_t kNoStream;
+
+// What every runtime call does first: it is counted, may be told to fail, and must name a stream that exists. What it
+// leaves in `error` is what cudaGetLastError finds.
+struct Entered {
+  explicit Entered(const char* function, cudaStream_t stream = kNoStream);
+  ~Entered();
+  Entered(const Entered&) = delete;
+  // For calls that make the host wait: not allowed while a stream captures.
+  void synchronizes();
+
+  cudaError_t error = cudaSuccess;
+
+ private:
+  std::lock_guard<std::recursive_mutex> lock_;
+};
+
+void count_launch();
+
+}  // namespace cuda_on_cpu
