@@ -4,7 +4,8 @@
 namespace visdeploy::cuda {
 namespace {
 
-// Memory of the host that devices can write to. Every thread keeps its own, as it is slow to come by.
+// Memory of the host that every device writes to by the same address. Each thread keeps its own, as it is slow to come
+// by.
 class Mailbox {
  public:
   Mailbox() = default;
@@ -16,7 +17,7 @@ class Mailbox {
     if (bytes <= room_) return host_;
     free();
     void* memory;
-    VD_CUDA(cudaHostAlloc(&memory, static_cast<std::size_t>(bytes), cudaHostAllocPortable | cudaHostAllocMapped));
+    VD_CUDA(cudaHostAlloc(&memory, static_cast<std::size_t>(bytes), cudaHostAllocPortable));
     room_ = bytes;
     return host_ = static_cast<std::byte*>(memory);
   }
@@ -65,13 +66,10 @@ std::vector<std::string> read_texts(std::int64_t n, std::int64_t height, std::in
     const std::int64_t offsets_bytes = (n + 1) * static_cast<std::int64_t>(sizeof(std::int64_t));
     const std::int64_t text_at = (offsets_bytes + 15) / 16 * 16;
     std::byte* const host = mailbox.room_for(text_at + capacity);
-    const auto* const host_offsets = reinterpret_cast<const std::int64_t*>(host);
-    const auto* const host_text = reinterpret_cast<const char*>(host + text_at);
-    void* device;
-    VD_CUDA(cudaHostGetDevicePointer(&device, host, 0));
-    auto* const mapped = static_cast<std::byte*>(device);
-    launch(deliver_kernel, kBlocks, kThreads, stream, text.data(), capacity, offsets.data(), n,
-           reinterpret_cast<char*>(mapped + text_at), reinterpret_cast<std::int64_t*>(mapped));
+    auto* const host_offsets = reinterpret_cast<std::int64_t*>(host);
+    auto* const host_text = reinterpret_cast<char*>(host + text_at);
+    launch(deliver_kernel, kBlocks, kThreads, stream, text.data(), capacity, offsets.data(), n, host_text,
+           host_offsets);
     VD_CUDA(cudaStreamSynchronize(handle(stream)));
     if (host_offsets[n] > capacity) {
       capacity = host_offsets[n];

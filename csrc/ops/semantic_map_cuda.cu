@@ -85,7 +85,7 @@ struct ResampledAbove {
   class Column {
    public:
     __device__ Column(const ResampledAbove& samples, std::int64_t mask, std::int64_t x)
-        : samples_(samples), mask_(mask), tap_(samples.taps.columns[x]), low_{-1}, high_{-1} {}
+        : samples_(samples), mask_(mask), tap_(samples.taps.columns[x]), low_{-1, false, false, 0}, high_(low_) {}
 
     __device__ bool at(std::int64_t y) {
       const Tap row = samples_.taps.rows[y];
