@@ -5,7 +5,7 @@ EXTRAS := dev,train,openvino,onnxruntime,torchscript
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
 PY := pysdk tests bench
 
-.PHONY: demo test sanitize lint format bench wheel clean
+.PHONY: demo test sanitize lint format bench wheel cuda clean
 
 demo: .venv/.ready
 	$(BIN)/visdeploy demo --out demo_out
@@ -53,6 +53,27 @@ bench: .venv/.rivals
 
 wheel: .venv/.ready
 	$(BIN)/python -m build --wheel --outdir dist
+
+# The wheel visdeploy-cuda13, for a GPU or without one, with the nvcc of the machine or else from PyPI.
+ARCHITECTURES ?= 75 80 86 89 90 100 120
+NEWEST := $(lastword $(ARCHITECTURES))
+PYPI_NVCC := build/nvcc/nvidia/cu13/bin/nvcc
+NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc) $(PYPI_NVCC))
+CUOBJDUMP := build/cuobjdump/nvidia/cu13/bin/cuobjdump
+empty :=
+cuda: .venv/.tools $(filter $(PYPI_NVCC),$(NVCC)) $(CUOBJDUMP)
+	rm -f dist/visdeploy_cuda13-*.whl
+	CUDACXX=$(abspath $(NVCC)) LIBRARY_PATH=$(abspath build/nvcc/nvidia/cu13/lib) $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist \
+		-Ccmake.define.VISDEPLOY_WERROR=ON \
+		-Ccmake.define.CMAKE_CUDA_ARCHITECTURES="$(subst $(empty) ,;,$(addsuffix -real,$(filter-out $(NEWEST),$(ARCHITECTURES))) $(NEWEST))" ./cuda13
+	$(BIN)/python cuda13/check_wheel.py $(CUOBJDUMP) dist/visdeploy_cuda13-*.whl $(ARCHITECTURES)
+
+$(PYPI_NVCC): .venv/.tools
+	$(BIN)/python -m pip install --quiet --no-deps --target build/nvcc "nvidia-cuda-nvcc==13.0.*" "nvidia-cuda-crt==13.0.*" "nvidia-nvvm==13.0.*" \
+		"nvidia-cuda-runtime==13.0.*" "nvidia-cuda-cccl==13.0.*" "nvidia-cuda-culibos==13.0.*"
+
+$(CUOBJDUMP): .venv/.tools
+	$(BIN)/python -m pip install --quiet --no-deps --target build/cuobjdump "nvidia-cuda-cuobjdump>=13.0,<13.5"
 
 clean:
 	rm -rf .venv build dist demo_out

@@ -38,7 +38,7 @@ constexpr std::size_t kDeviceBytes = std::size_t{4} << 30;
 constexpr unsigned char kRedByte = 0xa5, kFreshByte = 0xcd;
 constexpr std::size_t kMostCalls = 100000;  // listed by shim_calls
 
-enum class Kind { kDevice, kPinned, kRegistered };
+enum class Kind { kDevice, kPinned };
 struct Allocation {
   std::size_t size;
   Kind kind;
@@ -53,6 +53,7 @@ struct Plan {
 
 std::recursive_mutex mutex;
 std::map<std::uintptr_t, Allocation> allocations;
+std::multimap<std::uintptr_t, Allocation> registered;  // may overlap: views of one array
 std::set<cudaStream_t> streams;
 std::set<cudaEvent_t> events;
 std::set<cudaMemPool_t> pools;
@@ -75,12 +76,16 @@ bool anything_captures() {
 // The allocation that holds [pointer, pointer + size).
 const Allocation* find(const void* pointer, std::size_t size) {
   const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-  auto found = allocations.upper_bound(address);
-  if (found == allocations.begin()) return nullptr;
-  --found;
-  const std::size_t offset = address - found->first;
-  if (offset > found->second.size || (offset == found->second.size && offset > 0)) return nullptr;
-  return size <= found->second.size - offset ? &found->second : nullptr;
+  const auto holds = [&](const auto& entry) {
+    const std::size_t offset = address - entry.first, bytes = entry.second.size;
+    return address >= entry.first && (offset < bytes || offset == 0) && size <= bytes - offset;
+  };
+  const auto above = allocations.upper_bound(address);
+  if (above != allocations.begin() && holds(*std::prev(above))) return &std::prev(above)->second;
+  for (const auto& entry : registered) {
+    if (holds(entry)) return &entry.second;
+  }
+  return nullptr;
 }
 bool touches_device(const void* pointer) {
   const Allocation* found = find(pointer, 0);
@@ -89,9 +94,7 @@ bool touches_device(const void* pointer) {
 
 std::int64_t live_bytes() {
   std::size_t sum = 0;
-  for (const auto& [address, allocation] : allocations) {
-    if (allocation.kind != Kind::kRegistered) sum += allocation.size;
-  }
+  for (const auto& [address, allocation] : allocations) sum += allocation.size;
   return static_cast<std::int64_t>(sum);
 }
 
@@ -624,8 +627,7 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
 
 std::int64_t shim_live_allocations() {
   LOCK;
-  return std::count_if(allocations.begin(), allocations.end(),
-                       [](const auto& entry) { return entry.second.kind != Kind::kRegistered; });
+  return static_cast<std::int64_t>(allocations.size());
 }
 
 std::int64_t shim_live_bytes() {
@@ -680,11 +682,11 @@ void shim_set_driver_version(int version) { driver_version = version; }
 
 void shim_register_device_memory(void* pointer, std::size_t size, int device) {
   LOCK;
-  allocations[reinterpret_cast<std::uintptr_t>(pointer)] = {size, Kind::kRegistered, device, nullptr};
+  registered.insert({reinterpret_cast<std::uintptr_t>(pointer), {size, Kind::kDevice, device, nullptr}});
 }
 
 void shim_unregister_device_memory(void* pointer) {
   LOCK;
-  const auto found = allocations.find(reinterpret_cast<std::uintptr_t>(pointer));
-  if (found != allocations.end() && found->second.kind == Kind::kRegistered) allocations.erase(found);
+  const auto found = registered.find(reinterpret_cast<std::uintptr_t>(pointer));
+  if (found != registered.end()) registered.erase(found);
 }

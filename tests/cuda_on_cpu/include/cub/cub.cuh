@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <type_traits>
@@ -192,10 +193,15 @@ struct DeviceScan {
   template <class In, class Out, class Count>
   static cudaError_t InclusiveSum(void* temporary, std::size_t& bytes, In in, Out out, Count n,
                                   cudaStream_t stream = nullptr) {
+    return InclusiveScanInit(temporary, bytes, in, out, std::plus<>(), on_cpu::Sum<In>{}, n, stream);
+  }
+  template <class In, class Out, class Operator, class Initial, class Count>
+  static cudaError_t InclusiveScanInit(void* temporary, std::size_t& bytes, In in, Out out, Operator plus,
+                                       Initial initial, Count n, cudaStream_t stream = nullptr) {
     return on_cpu::run(temporary, bytes, n, stream, [=] {
-      on_cpu::Sum<In> sum{};
+      decltype(plus(initial, *in)) sum = initial;
       for (Count i = 0; i < n; ++i) {
-        sum += in[i];
+        sum = plus(sum, in[i]);
         out[i] = static_cast<on_cpu::Value<Out>>(sum);
       }
     });
