@@ -15,7 +15,7 @@ namespace {
 void null(const Tensor&, Stream, float*) { absent(); }
 
 void encode(const Tensor&, Stream, const TextsOut&) { absent(); }
-std::vector<std::string> read_texts(std::int64_t, std::int64_t, std::int64_t, Stream,
+std::vector<std::string> read_texts(const char*, std::int64_t, std::int64_t, std::int64_t, Stream,
                                     const std::function<void(const TextsOut&)>&) {
   absent();
 }

@@ -53,11 +53,11 @@ std::int64_t usual_capacity(std::int64_t n, std::int64_t height, std::int64_t wi
 
 }  // namespace
 
-std::vector<std::string> read_texts(std::int64_t n, std::int64_t height, std::int64_t width, Stream stream,
-                                    const std::function<void(const TextsOut&)>& encode) {
+std::vector<std::string> read_texts(const char* op, std::int64_t n, std::int64_t height, std::int64_t width,
+                                    Stream stream, const std::function<void(const TextsOut&)>& encode) {
   constexpr std::int64_t kBlocks = 64;  // enough to fill a bus
   thread_local Mailbox mailbox;
-  const Scope scope("encode", stream);
+  const Scope scope(op, stream);
   for (std::int64_t capacity = usual_capacity(n, height, width);;) {
     const Memory<char> text(stream, capacity);
     const Memory<std::int64_t> offsets(stream, n + 1);

@@ -49,7 +49,8 @@ std::vector<std::string> encode(const Tensor& tensor, int axis, int num_threads)
   const Tensor masks = check_encode(tensor, axis);
   const std::int64_t n = masks.shape[0], height = masks.shape[1], width = masks.shape[2];
   if (const auto stream = device_of("encode", {{"mask", &masks}})) {
-    return cuda::read_texts(n, height, width, *stream, [&](const TextsOut& out) { cuda::encode(masks, *stream, out); });
+    return cuda::read_texts("encode", n, height, width, *stream,
+                            [&](const TextsOut& out) { cuda::encode(masks, *stream, out); });
   }
   std::vector<std::string> texts(static_cast<std::size_t>(n));
   const double work = static_cast<double>(masks.size()) / 12;

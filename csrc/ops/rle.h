@@ -133,12 +133,13 @@ std::string encode_above(const Tensor& values, float threshold);
 void decode(const Encoded& mask, Order order, std::uint8_t* out);
 }  // namespace avx512
 
-// encode: of masks (N, H, W). read_texts: what `encode` writes for n masks of a size, brought to the host; `encode` is
-// called with the capacity that masks usually need, and again where that was too little. Waits once for each call.
+// encode: of masks (N, H, W). read_texts: what `encode`, of the named op, writes for n masks of a size, brought to the
+// host; `encode` is called with the capacity that masks usually need, and again where that was too little. Waits once
+// for each call.
 namespace cuda {
 void encode(const Tensor& masks, Stream stream, const TextsOut& out);
-std::vector<std::string> read_texts(std::int64_t n, std::int64_t height, std::int64_t width, Stream stream,
-                                    const std::function<void(const TextsOut&)>& encode);
+std::vector<std::string> read_texts(const char* op, std::int64_t n, std::int64_t height, std::int64_t width,
+                                    Stream stream, const std::function<void(const TextsOut&)>& encode);
 }  // namespace cuda
 
 }  // namespace visdeploy

@@ -79,7 +79,7 @@ std::vector<std::string> encode_logits(const Tensor& logits, const LogitsOptions
   const std::int64_t n = call.logits.shape[0];
   const auto [height, width] = call.size;
   if (const auto stream = device_of("encode_logits", {{"logits", &logits}})) {
-    return cuda::read_texts(n, height, width, *stream, [&](const TextsOut& out) {
+    return cuda::read_texts("encode_logits", n, height, width, *stream, [&](const TextsOut& out) {
       cuda::encode_logits(call.logits, call.size, options.threshold, *stream, out);
     });
   }
@@ -104,7 +104,7 @@ std::vector<std::string> semantic_map(const Tensor& logits, Size size, std::opti
   if (const auto stream = device_of("semantic_map", {{"logits", &logits}})) {
     const std::int64_t classes = used.shape[0];
     cuda::semantic_map(used, size, *stream, map, areas);
-    return cuda::read_texts(classes, size.first, size.second, *stream,
+    return cuda::read_texts("semantic_map", classes, size.first, size.second, *stream,
                             [&](const TextsOut& out) { cuda::encode_labels(map, size, classes, *stream, out); });
   }
   if (isa() == Isa::kAvx512) return avx512::semantic_map(used, size, map, areas);
