@@ -14,8 +14,8 @@ test: .venv/.ready build/cuda_on_cpu/.ready
 	$(BIN)/python -m pytest
 
 # The CUDA kernels compiled for the CPU, over tests/cuda_on_cpu in place of CUDA.
-build/cuda_on_cpu/.ready: .venv/.ready $(shell find tests/cuda_on_cpu -type f)
-	$(BIN)/cmake -S . -B build/cuda_on_cpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DVISDEPLOY_CUDA=ON_CPU -DVISDEPLOY_WERROR=ON \
+build/cuda_on_cpu/.ready: .venv/.ready $(wildcard tests/cuda_on_cpu/*.* tests/cuda_on_cpu/include/*.* tests/cuda_on_cpu/include/cub/*.cuh)
+	$(BIN)/cmake -S tests/cuda_on_cpu -B build/cuda_on_cpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DVISDEPLOY_WERROR=ON \
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) --log-level=WARNING
 	$(BIN)/cmake --build build/cuda_on_cpu

@@ -41,6 +41,8 @@ class Array {
   Tensor tensor_;
 };
 
+py::dtype numpy_dtype(DType dtype);
+
 // Where an op writes: new memory where `like` lies, or the array `out` that the caller lends, unless it is None. That
 // must be contiguous and of this dtype and shape, of which a side of -1 may be anything.
 class Output {

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "bind/bind.h"
+#include "core/error.h"
 
 namespace visdeploy::bind {
 namespace {
@@ -29,11 +30,46 @@ py::capsule to_dlpack(const DeviceArray& array, const std::optional<std::intptr_
   return capsule_of<dlpack::LegacyTensor>(array, dlpack::kLegacyCapsule);
 }
 
+// Tells the stream that the memory is ordered on; version 3 of the protocol.
+py::dict interface(const DeviceArray& array) {
+  const auto stream = reinterpret_cast<std::intptr_t>(array.memory->stream().handle);
+  const auto data = reinterpret_cast<std::intptr_t>(array.memory->data());
+  py::dict dict;
+  dict["version"] = 3;
+  dict["shape"] = py::tuple(py::cast(array.shape));
+  dict["typestr"] = numpy_dtype(array.dtype).attr("str");
+  dict["data"] = py::make_tuple(data, false);
+  dict["stream"] = stream ? stream : 1;
+  return dict;
+}
+
+DeviceArray to_device(const py::array& array, int device) {
+  const auto contiguous = py::array::ensure(array, py::array::c_style);
+  const Array view(contiguous, "DeviceArray", "array");
+  VD_CHECK(view->dtype != DType::kOther, "[DeviceArray] array: expected a dtype that the ops take, got ",
+           std::string(py::str(array.dtype())));
+  const Stream stream{device, nullptr};
+  const auto bytes = static_cast<std::size_t>(contiguous.nbytes());
+  auto memory = std::make_shared<DeviceMemory>(stream, bytes);
+  copy_to_device(stream, contiguous.data(), bytes, memory->data());
+  return {std::move(memory), view->shape, view->dtype};
+}
+
+py::array to_numpy(const DeviceArray& array) {
+  py::array result(numpy_dtype(array.dtype), array.shape);
+  const auto bytes = static_cast<std::size_t>(result.nbytes());
+  copy_to_host(array.memory->stream(), array.memory->data(), bytes, result.mutable_data());
+  return result;
+}
+
 }  // namespace
 
 void register_device_array(py::module_& module) {
   py::class_<DeviceArray>(module, "DeviceArray", py::module_local())
-      .def_readonly("shape", &DeviceArray::shape)
+      .def(py::init(&to_device), py::arg("array"), py::arg("device") = 0)
+      .def("numpy", &to_numpy)
+      .def_property_readonly("shape", [](const DeviceArray& array) { return py::tuple(py::cast(array.shape)); })
+      .def_property_readonly("__cuda_array_interface__", &interface)
       .def("__dlpack_device__",
            [](const DeviceArray& array) { return py::make_tuple(dlpack::kCuda, array.memory->stream().device); })
       .def("__dlpack__", &to_dlpack, py::kw_only(), py::arg("stream") = py::none(), py::arg("max_version") = py::none(),

@@ -10,10 +10,22 @@
 namespace visdeploy::bind {
 namespace {
 
+std::string text_of(const std::vector<std::int64_t>& shape) {
+  return Tensor{nullptr, shape, {}, DType::kOther}.shape_text();
+}
+
+}  // namespace
+
 py::dtype numpy_dtype(DType dtype) {
   switch (dtype) {
+    case DType::kBool:
+      return py::dtype::of<bool>();
+    case DType::kInt32:
+      return py::dtype::of<std::int32_t>();
     case DType::kInt64:
       return py::dtype::of<std::int64_t>();
+    case DType::kFloat16:
+      return py::dtype("float16");
     case DType::kFloat32:
       return py::dtype::of<float>();
     case DType::kFloat64:
@@ -22,12 +34,6 @@ py::dtype numpy_dtype(DType dtype) {
       return py::dtype::of<std::uint8_t>();
   }
 }
-
-std::string text_of(const std::vector<std::int64_t>& shape) {
-  return Tensor{nullptr, shape, {}, DType::kOther}.shape_text();
-}
-
-}  // namespace
 
 Output::Output(const Array& like, std::vector<std::int64_t> shape, DType dtype, const py::object& out, const char* op)
     : like_(like), shape_(std::move(shape)), dtype_(dtype) {

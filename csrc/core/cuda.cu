@@ -148,9 +148,21 @@ DeviceMemory::~DeviceMemory() {
   if (data_) cudaFreeAsync(data_, cuda::handle(stream_));
 }
 
-void copy_to_host(Stream stream, const void* device, std::size_t bytes, void* host) {
-  VD_CUDA(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, cuda::handle(stream)));
+namespace {
+
+void copy(Stream stream, const void* from, std::size_t bytes, void* to, cudaMemcpyKind kind) {
+  VD_CUDA(cudaMemcpyAsync(to, from, bytes, kind, cuda::handle(stream)));
   VD_CUDA(cudaStreamSynchronize(cuda::handle(stream)));
+}
+
+}  // namespace
+
+void copy_to_device(Stream stream, const void* host, std::size_t bytes, void* device) {
+  copy(stream, host, bytes, device, cudaMemcpyHostToDevice);
+}
+
+void copy_to_host(Stream stream, const void* device, std::size_t bytes, void* host) {
+  copy(stream, device, bytes, host, cudaMemcpyDeviceToHost);
 }
 
 void order(Stream stream, void* later) {

@@ -42,7 +42,8 @@ class DeviceMemory {
   void* data_;
 };
 
-// Copies from the device, and waits for that and all before it on the stream.
+// Copies to or from the device, and waits for that and all before it on the stream.
+void copy_to_device(Stream stream, const void* host, std::size_t bytes, void* device);
 void copy_to_host(Stream stream, const void* device, std::size_t bytes, void* host);
 
 // Makes what follows on `later`, of the same device, wait for what is on `stream` by now.

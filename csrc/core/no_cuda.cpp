@@ -22,6 +22,7 @@ void check_pointer(const char*, const char*, const Tensor&) { refuse(); }
 DeviceMemory::DeviceMemory(Stream, std::size_t) { refuse(); }
 DeviceMemory::DeviceMemory(DeviceMemory&&) noexcept = default;
 DeviceMemory::~DeviceMemory() = default;
+void copy_to_device(Stream, const void*, std::size_t, void*) { refuse(); }
 void copy_to_host(Stream, const void*, std::size_t, void*) { refuse(); }
 void order(Stream, void*) { refuse(); }
 std::string cuda_version() { return ""; }

@@ -170,14 +170,6 @@ struct DeviceSegmentedRadixSort {
 
 // Sums are of the type that adding two inputs has, whatever the output is: 32-bit inputs overflow as with CUB.
 struct DeviceScan {
-  template <class In, class Out, class Add, class Init, class Count>
-  static cudaError_t InclusiveScanInit(void* temporary, std::size_t& bytes, In in, Out out, Add add, Init init,
-                                       Count n, cudaStream_t stream = nullptr) {
-    return on_cpu::run(temporary, bytes, n, stream, [=] {
-      Init sum = init;
-      for (Count i = 0; i < n; ++i) out[i] = sum = add(sum, in[i]);
-    });
-  }
   template <class In, class Out, class Count>
   static cudaError_t ExclusiveSum(void* temporary, std::size_t& bytes, In in, Out out, Count n,
                                   cudaStream_t stream = nullptr) {
