@@ -18,28 +18,10 @@ namespace {
 constexpr double kBoxNs = 50;
 constexpr std::int64_t kMostShifted = 1000;
 
-// These return the stream of arguments on a device.
-std::optional<Stream> check(const char* op, const Tensor& boxes, const Tensor& scores, const NmsOptions& options) {
-  VD_CHECK(boxes.dtype == DType::kFloat32 || boxes.dtype == DType::kFloat64, "[", op,
-           "] boxes: expected float32 or float64, got ", name(boxes.dtype));
-  VD_CHECK(boxes.rank() == 2 && boxes.shape[1] == 4, "[", op, "] boxes: expected (N, 4), got ", boxes.shape_text());
-  VD_CHECK(boxes.shape[0] <= std::numeric_limits<std::int32_t>::max(), "[", op,
-           "] boxes: expected fewer than 2^31, got ", boxes.shape[0]);
-  VD_CHECK(scores.dtype == boxes.dtype, "[", op, "] scores: expected ", name(boxes.dtype), " as the boxes are, got ",
-           name(scores.dtype));
-  VD_CHECK(scores.rank() == 1 && scores.shape[0] == boxes.shape[0], "[", op, "] scores: expected (", boxes.shape[0],
-           ",) for the boxes ", boxes.shape_text(), ", got ", scores.shape_text());
-  VD_CHECK(!std::isnan(options.iou_threshold), "[", op, "] iou_threshold: expected a number, got NaN");
-  VD_CHECK(!options.score_threshold || !std::isnan(*options.score_threshold), "[", op,
-           "] score_threshold: expected a number, got NaN");
-  VD_CHECK(!options.max_output || *options.max_output >= 0, "[", op, "] max_output: expected None or at least 0, got ",
-           options.max_output.value_or(0));
-  return device_of(op, {{"boxes", &boxes}, {"scores", &scores}});
-}
-
+// As check_nms.
 std::optional<Stream> check(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
                             const NmsOptions& options) {
-  check("batched_nms", boxes, scores, options);
+  check_nms("batched_nms", boxes, scores, options);
   VD_CHECK(labels.dtype == DType::kInt64, "[batched_nms] labels: expected int64, got ", name(labels.dtype));
   VD_CHECK(labels.rank() == 1 && labels.shape[0] == boxes.shape[0], "[batched_nms] labels: expected (", boxes.shape[0],
            ",) for the boxes ", boxes.shape_text(), ", got ", labels.shape_text());
@@ -128,6 +110,24 @@ std::vector<std::int64_t> with_type(const Tensor& boxes, const Tensor& scores, c
 
 }  // namespace
 
+std::optional<Stream> check_nms(const char* op, const Tensor& boxes, const Tensor& scores, const NmsOptions& options) {
+  VD_CHECK(boxes.dtype == DType::kFloat32 || boxes.dtype == DType::kFloat64, "[", op,
+           "] boxes: expected float32 or float64, got ", name(boxes.dtype));
+  VD_CHECK(boxes.rank() == 2 && boxes.shape[1] == 4, "[", op, "] boxes: expected (N, 4), got ", boxes.shape_text());
+  VD_CHECK(boxes.shape[0] <= std::numeric_limits<std::int32_t>::max(), "[", op,
+           "] boxes: expected fewer than 2^31, got ", boxes.shape[0]);
+  VD_CHECK(scores.dtype == boxes.dtype, "[", op, "] scores: expected ", name(boxes.dtype), " as the boxes are, got ",
+           name(scores.dtype));
+  VD_CHECK(scores.rank() == 1 && scores.shape[0] == boxes.shape[0], "[", op, "] scores: expected (", boxes.shape[0],
+           ",) for the boxes ", boxes.shape_text(), ", got ", scores.shape_text());
+  VD_CHECK(!std::isnan(options.iou_threshold), "[", op, "] iou_threshold: expected a number, got NaN");
+  VD_CHECK(!options.score_threshold || !std::isnan(*options.score_threshold), "[", op,
+           "] score_threshold: expected a number, got NaN");
+  VD_CHECK(!options.max_output || *options.max_output >= 0, "[", op, "] max_output: expected None or at least 0, got ",
+           options.max_output.value_or(0));
+  return device_of(op, {{"boxes", &boxes}, {"scores", &scores}});
+}
+
 template <class T>
 void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
               std::vector<std::int64_t>& kept) {
@@ -194,7 +194,7 @@ template std::vector<std::int64_t> suppress_by_label(const float*, const std::ui
                                                      std::int64_t, int);
 
 std::vector<std::int64_t> nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options) {
-  check("nms", boxes, scores, options);
+  check_nms("nms", boxes, scores, options);
   return with_type(boxes, scores, [&](const auto* b, const auto* s) { return nms_of(b, s, boxes.shape[0], options); });
 }
 
@@ -217,7 +217,7 @@ std::vector<std::int64_t> shifted_nms(const Tensor& boxes, const Tensor& scores,
 }
 
 void nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options, const IndicesOut& out) {
-  const Stream stream = check("nms", boxes, scores, options).value();
+  const Stream stream = check_nms("nms", boxes, scores, options).value();
   cuda::nms(boxes, scores, options, stream, out);
 }
 

@@ -28,6 +28,9 @@ std::vector<std::int64_t> batched_nms(const Tensor& boxes, const Tensor& scores,
 std::vector<std::int64_t> shifted_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
                                       const NmsOptions& options, int num_threads);
 
+// What all of them refuse, before anything is allocated for them; the stream of arguments on a device.
+std::optional<Stream> check_nms(const char* op, const Tensor& boxes, const Tensor& scores, const NmsOptions& options);
+
 // Where indices go on a device: room for `capacity`, and how many there are, which may be more. Nothing is written past
 // the room.
 struct IndicesOut {

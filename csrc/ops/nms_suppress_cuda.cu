@@ -56,7 +56,6 @@ __device__ void test(const Box<T>& candidate, const Box<T>* kept_boxes, std::int
   std::uint32_t gone = 0;
   for (std::int64_t k = first; k < count && gone != kAllLanes; k += kUnrolled * step) {
     bool hit = false;
-#pragma unroll
     for (int i = 0; i < kUnrolled; ++i) {
       const std::int64_t at = k + i * step;
       hit |= drops(kept_boxes[at < count ? at : k], candidate, limit);
