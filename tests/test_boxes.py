@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from visdeploy import _core, ops, reference, tolerance
 from visdeploy.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 SIZES = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65, 1000]
 CODERS: list[dict[str, Any]] = [
