@@ -4,6 +4,7 @@
 // the device is an allocation of its own, of exactly its size, so that ASan sees the first byte past it.
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -70,6 +71,10 @@ inline visdeploy::DType dtype<float>() {
   return visdeploy::DType::kFloat32;
 }
 template <>
+inline visdeploy::DType dtype<double>() {
+  return visdeploy::DType::kFloat64;
+}
+template <>
 inline visdeploy::DType dtype<std::int64_t>() {
   return visdeploy::DType::kInt64;
 }
@@ -95,6 +100,26 @@ visdeploy::Tensor view(const std::vector<T>& values, std::vector<std::int64_t> s
 template <class T>
 visdeploy::Tensor view(const Device<T>& array, std::vector<std::int64_t> shape) {
   return view(array.data(), std::move(shape), true);
+}
+
+// n values from make().
+template <class T, class Make>
+std::vector<T> random(std::int64_t n, const Make& make) {
+  std::vector<T> values(static_cast<std::size_t>(n));
+  for (T& value : values) value = static_cast<T>(make());
+  return values;
+}
+
+// Boxes that overlap often, a few of them reversed, empty or not a number.
+template <class T>
+std::vector<T> random_boxes(std::int64_t n) {
+  std::vector<T> rows;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float x = real(0, 40), y = real(0, 40);
+    for (const float value : {x, y, x + real(-1, 20), y + real(0, 20)}) rows.push_back(static_cast<T>(value));
+    if (integer(50) == 0) rows[rows.size() - 2] = static_cast<T>(NAN);
+  }
+  return rows;
 }
 
 // Bit for bit, NaNs included.
