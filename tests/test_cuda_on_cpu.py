@@ -27,6 +27,7 @@ SEEN = {
     "shared_overrun": {"plain": "wrong result", "address": "global-buffer-overflow", "thread": "wrong result"},
     "global_overrun": {"address": "heap-buffer-overflow"},
     "global_write": {"plain": "past the end", "address": "heap-buffer-overflow", "thread": "past the end"},
+    "host_read": {"address": "use-after-poison"},
     "divergent_barrier": dict.fromkeys(DETECTORS, "divergent barrier: thread"),
     "ballot": dict.fromkeys(DETECTORS, "which names lane 16, absent or exited"),
     "exited_lane": dict.fromkeys(DETECTORS, "has exited"),

@@ -510,6 +510,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
       for (unsigned x = 0; x < blockDim.x; ++x) threads[i++].index = {x, y, z};
     }
   }
+  const DeviceAccess access;
   run_grid();
   return cudaSuccess;
 }
