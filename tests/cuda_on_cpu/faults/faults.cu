@@ -124,7 +124,7 @@ __global__ void lost_update_kernel(const int* x, int, int* out) {
   out[i] = count;
 }
 
-// A counter in shared memory that nobody sets to zero.
+// A counter in shared memory that nobody sets to zero; one block, so that it is also the first one.
 template <bool kWrong>
 __global__ void unset_shared_kernel(const int* x, int, int* out) {
   __shared__ int count;
@@ -141,6 +141,15 @@ __global__ void global_write_kernel(const int* x, int n, int* out) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   out[i] = x[i];
   if (kWrong && i == n - 1) out[i + 1] = 0;
+}
+
+template <bool kWrong>
+__global__ void too_much_shared_kernel(const int* x, int, int* out) {
+  __shared__ int tile[(48 << 8) + (kWrong ? 1 : 0)];
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  tile[threadIdx.x] = x[i];
+  __syncthreads();
+  out[i] = tile[threadIdx.x];
 }
 
 // The fault is in the host's code, which reads the result where it lies.
@@ -189,7 +198,8 @@ const Case kCases[] = {
     {KERNEL(exited_lane), 3, kThreads, [](int i) { return input(i % 32 < 16 ? i ^ 1 : i); }},
     {KERNEL(mask_mismatch), 3, kThreads, [](int i) { return input(i ^ 1); }},
     {KERNEL(lost_update), 3, kThreads, block_sum},
-    {KERNEL(unset_shared), 3, kThreads, block_sum},
+    {KERNEL(unset_shared), 1, kThreads, block_sum},
+    {KERNEL(too_much_shared), 3, kThreads, input},
     {KERNEL(host_read), 3, kThreads, input},
     {KERNEL(global_write), 3, kThreads, input},
 };
