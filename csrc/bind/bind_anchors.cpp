@@ -59,7 +59,7 @@ py::tuple multibox_target(const py::object& anchors, const py::object& labels, b
   const MultiboxTarget out{offsets.data<float>(), mask.data<float>(), classes.data<std::int64_t>()};
   {
     const py::gil_scoped_release release;
-    visdeploy::multibox_target(at.on_cpu(), rows.on_cpu(), skip_padding, out, threads_wanted);
+    visdeploy::multibox_target(*at, *rows, skip_padding, out, threads_wanted);
   }
   return py::make_tuple(offsets.take(), mask.take(), classes.take());
 }
