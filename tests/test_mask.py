@@ -17,7 +17,7 @@ from visdeploy.errors import InputError
 # pycocotools' own, on NumPy 2.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.usefixtures("isa"),
+    pytest.mark.usefixtures("implementation"),
 ]
 
 SIDES = [1, 2, 7, 8, 9, 31, 32, 33, 63, 64, 65, 129]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from visdeploy import mask, ops, reference
 from visdeploy.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def check(logits: np.ndarray, size: tuple[int, int]) -> None:

@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -113,9 +114,29 @@ py::object one_or_all(const std::vector<std::string>& texts, std::int64_t height
   return to_python(texts, height, width);
 }
 
-py::object encode(const py::object& mask, int axis, const py::object& num_threads) {
+// Where the texts of n masks go on a device: lent[i] has room for any text, lent[i + 1] for their offsets.
+class Texts {
+ public:
+  Texts(const Array& like, std::int64_t n, const std::vector<py::object>& lent, std::size_t i, const char* op)
+      : text_(like, {-1}, DType::kUint8, lent[i], op), offsets_(like, {n + 1}, DType::kInt64, lent[i + 1], op) {}
+
+  TextsOut out() { return {text_.data<char>(), text_.shape()[0], offsets_.data<std::int64_t>()}; }
+
+ private:
+  Output text_, offsets_;
+};
+
+py::object encode(const py::object& mask, int axis, const py::object& num_threads, const py::object& out) {
   const Array array(mask, "encode", "mask");
   const int n = threads(num_threads, "encode");
+  const std::vector<py::object> lent = outputs(out, 2, array, "encode");
+  if (!out.is_none()) {
+    const int rank = array->rank();
+    Texts result(array, rank == 3 ? array->shape[axis == 0 ? 0 : 2] : 1, lent, 0, "encode");
+    const py::gil_scoped_release release;
+    visdeploy::encode(*array, axis, result.out());
+    return out;
+  }
   std::vector<std::string> texts;
   {
     const py::gil_scoped_release release;
@@ -126,13 +147,21 @@ py::object encode(const py::object& mask, int axis, const py::object& num_thread
 }
 
 py::object encode_logits(const py::object& logits, std::optional<Size> size, float threshold, std::optional<Size> valid,
-                         const py::object& num_threads) {
+                         const py::object& num_threads, const py::object& out) {
   const Array array(logits, "encode_logits", "logits");
   const int n = threads(num_threads, "encode_logits");
+  const std::vector<py::object> lent = outputs(out, 2, array, "encode_logits");
+  const LogitsOptions options{size, valid, threshold};
+  if (!out.is_none()) {
+    Texts result(array, array->rank() == 3 ? array->shape[0] : 1, lent, 0, "encode_logits");
+    const py::gil_scoped_release release;
+    visdeploy::encode_logits(*array, options, result.out());
+    return out;
+  }
   std::vector<std::string> texts;
   {
     const py::gil_scoped_release release;
-    texts = visdeploy::encode_logits(*array, {size, valid, threshold}, n);
+    texts = visdeploy::encode_logits(*array, options, n);
   }
   const auto last = array->shape.rbegin();
   const auto [height, width] = size ? *size : valid ? *valid : Size{last[1], last[0]};
@@ -201,33 +230,40 @@ py::dict from_kaggle(const std::string& text, Size shape, bool rows, std::int64_
   return to_python(counts, shape.first, shape.second);
 }
 
-py::tuple semantic_map(const py::object& logits, Size size, std::optional<Size> valid) {
+py::object semantic_map(const py::object& logits, Size size, std::optional<Size> valid, const py::object& out) {
   const Array array(logits, "semantic_map", "logits");
   check_size("semantic_map", size);
-  py::array_t<std::uint8_t> map({size.first, size.second});
-  std::uint8_t* data = map.mutable_data();
-  SemanticMap result;
+  const std::int64_t classes =
+      std::min<std::int64_t>(array->rank() == 3 ? array->shape[0] : 0, 255);  // more are refused
+  const std::vector<py::object> lent = outputs(out, 4, array, "semantic_map");
+  Output map(array, {size.first, size.second}, DType::kUint8, lent[0], "semantic_map");
+  Output areas(array, {classes}, DType::kInt64, lent[1], "semantic_map");
+  if (!out.is_none()) {
+    Texts result(array, classes, lent, 2, "semantic_map");
+    const py::gil_scoped_release release;
+    visdeploy::semantic_map(*array, size, valid, map.data<std::uint8_t>(), areas.data<std::int64_t>(), result.out());
+    return out;
+  }
+  std::vector<std::string> texts;
   {
     const py::gil_scoped_release release;
-    result = visdeploy::semantic_map(*array, size, valid, data);
+    texts = visdeploy::semantic_map(*array, size, valid, map.data<std::uint8_t>(), areas.data<std::int64_t>());
   }
-  const py::array_t<std::int64_t> areas(static_cast<py::ssize_t>(result.areas.size()), result.areas.data());
-  return py::make_tuple(array.like(map), array.like(areas),
-                        one_or_all(result.counts, size.first, size.second, array->rank()));
+  return py::make_tuple(map.take(), areas.take(), to_python(texts, size.first, size.second));
 }
 
 }  // namespace
 
 void register_rle(py::module_& module) {
-  module.def("encode", &encode, py::arg("mask"), py::arg("axis"), py::arg("num_threads"));
+  module.def("encode", &encode, py::arg("mask"), py::arg("axis"), py::arg("num_threads"), py::arg("out"));
   module.def("encode_logits", &encode_logits, py::arg("logits"), py::arg("size"), py::arg("threshold"),
-             py::arg("valid"), py::arg("num_threads"));
+             py::arg("valid"), py::arg("num_threads"), py::arg("out"));
   module.def("decode", &decode, py::arg("rle"), py::arg("rows"), py::arg("axis"), py::arg("num_threads"));
   module.def("area", &area, py::arg("rle"));
   module.def("to_bbox", &to_bbox, py::arg("rle"));
   module.def("to_kaggle", &to_kaggle, py::arg("rle"), py::arg("rows"), py::arg("base"));
   module.def("from_kaggle", &from_kaggle, py::arg("text"), py::arg("shape"), py::arg("rows"), py::arg("base"));
-  module.def("semantic_map", &semantic_map, py::arg("logits"), py::arg("size"), py::arg("valid"));
+  module.def("semantic_map", &semantic_map, py::arg("logits"), py::arg("size"), py::arg("valid"), py::arg("out"));
 }
 
 }  // namespace visdeploy::bind

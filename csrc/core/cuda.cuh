@@ -16,6 +16,9 @@ namespace visdeploy::cuda {
 void check(cudaError_t status, const char* call);
 #define VD_CUDA(call) ::visdeploy::cuda::check((call), #call)
 
+// What functions carry whose one source kernels share with the CPU.
+#define VD_DEVICE __device__
+
 // While it lives the stream's device is the current one, and errors name the op. An error that another call left
 // behind is reported here, before it could be taken for one of this op.
 class Scope {

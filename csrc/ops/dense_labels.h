@@ -29,7 +29,7 @@ std::string encode_logits(const Tensor& logits, Size size, float threshold) {
   return writer.finish(height * width, end);
 }
 
-SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map) {
+std::vector<std::string> semantic_map(const Tensor& logits, Size size, std::uint8_t* map, std::int64_t* areas) {
   const std::int64_t height = size.first, width = size.second;
   LabelRows rows(logits, size);
   BitColumns columns(height, width);
@@ -43,7 +43,7 @@ SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map) {
 
   // Walked in run order, each transition closes a run of one class and opens one of another.
   const auto classes = static_cast<std::size_t>(logits.shape[0]);
-  SemanticMap result{std::vector<std::int64_t>(classes), std::vector<std::string>(classes)};
+  std::fill_n(areas, classes, 0);
   std::vector<CountsWriter> writers(classes);
   std::vector<std::uint32_t*> ends;
   for (CountsWriter& writer : writers) ends.push_back(writer.begin());
@@ -54,14 +54,15 @@ SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map) {
   columns.for_each([&](std::uint64_t word, std::int64_t x, std::int64_t y) {
     for (; word; word &= word - 1) {
       const std::int64_t down = y + 1 + __builtin_ctzll(word), position = x * height + down;
-      result.areas[label] += position - begin;
+      areas[label] += position - begin;
       add(label, position);
       begin = position;
       label = down < height ? map[down * width + x] : map[x + 1];
       add(label, position);
     }
   });
-  result.areas[label] += height * width - begin;
-  for (std::size_t c = 0; c < classes; ++c) result.counts[c] = writers[c].finish(height * width, ends[c]);
-  return result;
+  areas[label] += height * width - begin;
+  std::vector<std::string> counts;
+  for (std::size_t c = 0; c < classes; ++c) counts.push_back(writers[c].finish(height * width, ends[c]));
+  return counts;
 }

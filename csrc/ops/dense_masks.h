@@ -4,6 +4,7 @@
 #include "ops/bit_columns.h"
 #include "ops/counts_writer.h"
 #include "ops/dense_rle.h"
+#include "ops/tap.h"
 #include "ops/taps.h"
 #include "ops/mask_rows.h"
 #include "ops/label_rows.h"

@@ -159,7 +159,7 @@ inline void LabelRows::row(std::int64_t y, const std::uint8_t* before, std::uint
   const auto value = [&](std::int64_t c, std::int64_t begin) {
     const float* a = low_.wide.data() + c * width_ + begin;
     const float* b = high_.wide.data() + c * width_ + begin;
-    return [a, b, w](std::int64_t i) { return a[i] * (1 - w) + b[i] * w; };
+    return [a, b, w](std::int64_t i) { return between(a[i], b[i], w); };
   };
   for (const auto [begin, end] : spans_) label(columns_.begin[begin], columns_.begin[end], value, out);
 }

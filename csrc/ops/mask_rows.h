@@ -59,7 +59,7 @@ class MaskRows {
       if (!mixed_columns_[w]) continue;
       const float *a = low_.wide.data() + w * 64, *b = high_.wide.data() + w * 64;
       float values[64];
-      for (int i = 0; i < 64; ++i) values[i] = a[i] * (1 - weight) + b[i] * weight;
+      for (int i = 0; i < 64; ++i) values[i] = between(a[i], b[i], weight);
       const std::uint64_t above = floats_above(reinterpret_cast<const std::uint8_t*>(values), threshold_);
       bits_[w] = (bits_[w] & ~mixed_columns_[w]) | (above & mixed_columns_[w]);
     }

@@ -32,7 +32,7 @@ std::string encode(const Tensor&) { absent(); }
 std::string encode_above(const Tensor&, float) { absent(); }
 void decode(const Encoded&, Order, std::uint8_t*) { absent(); }
 std::string encode_logits(const Tensor&, Size, float) { absent(); }
-SemanticMap semantic_map(const Tensor&, Size, std::uint8_t*) { absent(); }
+std::vector<std::string> semantic_map(const Tensor&, Size, std::uint8_t*, std::int64_t*) { absent(); }
 std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_t) { absent(); }
 void box_iou_row(const Boxes&, const double*, bool, double*) { absent(); }
 void decode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }
@@ -50,7 +50,7 @@ std::string encode(const Tensor&) { absent(); }
 std::string encode_above(const Tensor&, float) { absent(); }
 void decode(const Encoded&, Order, std::uint8_t*) { absent(); }
 std::string encode_logits(const Tensor&, Size, float) { absent(); }
-SemanticMap semantic_map(const Tensor&, Size, std::uint8_t*) { absent(); }
+std::vector<std::string> semantic_map(const Tensor&, Size, std::uint8_t*, std::int64_t*) { absent(); }
 std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_t) { absent(); }
 void box_iou_row(const Boxes&, const double*, bool, double*) { absent(); }
 void decode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/device.h"
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/parallel.h"
@@ -22,34 +23,55 @@ void decode_one(const Encoded& mask, Order order, std::uint8_t* out) {
   cpu::decode(mask, order, out);
 }
 
-}  // namespace
-
-std::vector<std::string> encode(const Tensor& masks, int axis, int num_threads) {
+// Gives the masks as (N, H, W).
+Tensor check_encode(Tensor masks, int axis) {
   const int rank = masks.rank();
   VD_CHECK(masks.dtype == DType::kUint8 || masks.dtype == DType::kBool, "[encode] mask: expected uint8 or bool, got ",
            name(masks.dtype));
   VD_CHECK(rank == 2 || rank == 3, "[encode] mask: expected 2-D or 3-D, got ", rank, "-D");
   VD_CHECK(axis == 0 || axis == -1, "[encode] axis: expected 0 or -1, got ", axis);
-  const int items_axis = axis == 0 ? 0 : rank - 1;
-  const std::int64_t n = rank == 3 ? masks.shape[static_cast<std::size_t>(items_axis)] : 1;
+  const std::string shape_text = masks.shape_text();
+  if (rank == 2) {
+    masks.shape.insert(masks.shape.begin(), 1);
+    masks.strides.insert(masks.strides.begin(), 0);
+  } else if (axis == -1) {
+    std::rotate(masks.shape.begin(), masks.shape.begin() + 2, masks.shape.end());
+    std::rotate(masks.strides.begin(), masks.strides.begin() + 2, masks.strides.end());
+  }
+  VD_CHECK(masks.shape[0] == 0 || masks.shape[1] * masks.shape[2] <= kMaxPixels, "[encode] mask: at most ", kMaxPixels,
+           " pixels, got shape ", shape_text);
+  return masks;
+}
+
+}  // namespace
+
+std::vector<std::string> encode(const Tensor& tensor, int axis, int num_threads) {
+  const Tensor masks = check_encode(tensor, axis);
+  const std::int64_t n = masks.shape[0], height = masks.shape[1], width = masks.shape[2];
+  if (const auto stream = device_of("encode", {{"mask", &masks}})) {
+    return cuda::read_texts("encode", n, height, width, *stream,
+                            [&](const TextsOut& out) { cuda::encode(masks, *stream, out); });
+  }
   std::vector<std::string> texts(static_cast<std::size_t>(n));
-  if (n == 0) return texts;
-  const Tensor first = rank == 3 ? masks.select(items_axis, 0) : masks;
-  VD_CHECK(first.shape[0] * first.shape[1] <= kMaxPixels, "[encode] mask: at most ", kMaxPixels, " pixels, got shape ",
-           masks.shape_text());
   const double work = static_cast<double>(masks.size()) / 12;
   const int used_threads = choose_threads(num_threads, work);
-  if (interleaved(masks, items_axis)) {
+  if (interleaved(masks)) {
     parallel_for((n + kInterleaved - 1) / kInterleaved, used_threads, [&](std::int64_t group) {
-      const Deinterleaved some = deinterleave(masks, items_axis, group * kInterleaved);
+      const Deinterleaved some = deinterleave(masks, group * kInterleaved);
       std::transform(some.masks.begin(), some.masks.end(), texts.begin() + group * kInterleaved, encode_one);
     });
     return texts;
   }
-  parallel_for(n, used_threads, [&](std::int64_t i) {
-    texts[static_cast<std::size_t>(i)] = encode_one(rank == 3 ? masks.select(items_axis, i) : masks);
-  });
+  parallel_for(n, used_threads,
+               [&](std::int64_t i) { texts[static_cast<std::size_t>(i)] = encode_one(masks.select(0, i)); });
   return texts;
+}
+
+void encode(const Tensor& tensor, int axis, const TextsOut& out) {
+  const Tensor masks = check_encode(tensor, axis);
+  const auto stream = device_of("encode", {{"mask", &masks}});
+  VD_CHECK(stream, "[encode] out: only for masks on a CUDA device, got masks in CPU memory");
+  cuda::encode(masks, *stream, out);
 }
 
 void check_decode(const std::vector<Encoded>& masks) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -70,6 +71,17 @@ constexpr std::int64_t kMaxPixels = (std::int64_t{1} << 32) - 1;
 // counts of each. A run ends where the raw byte changes, as in pycocotools.
 std::vector<std::string> encode(const Tensor& masks, int axis, int num_threads);
 
+// Where texts go on a device: one after the other, text i of n from offsets[i] to offsets[i + 1]. Nothing is written
+// past the capacity; offsets[n] is the one that is needed, or more than that where there are more runs than bytes.
+struct TextsOut {
+  char* text;
+  std::int64_t capacity;
+  std::int64_t* offsets;  // n + 1 of them
+};
+
+// The same of masks on a device, without waiting for it.
+void encode(const Tensor& masks, int axis, const TextsOut& out);
+
 // Writes masks one after the other into out, which has room for all of them.
 // kColumn lays each out as (W, H), which is Fortran order, kRow as (H, W).
 void decode(const std::vector<Encoded>& masks, Order order, std::uint8_t* out, int num_threads);
@@ -120,5 +132,14 @@ std::string encode(const Tensor& mask);
 std::string encode_above(const Tensor& values, float threshold);
 void decode(const Encoded& mask, Order order, std::uint8_t* out);
 }  // namespace avx512
+
+// encode: of masks (N, H, W). read_texts: what `encode`, of the named op, writes for n masks of a size, brought to the
+// host; `encode` is called with the capacity that masks usually need, and again where that was too little. Waits once
+// for each call.
+namespace cuda {
+void encode(const Tensor& masks, Stream stream, const TextsOut& out);
+std::vector<std::string> read_texts(const char* op, std::int64_t n, std::int64_t height, std::int64_t width,
+                                    Stream stream, const std::function<void(const TextsOut&)>& encode);
+}  // namespace cuda
 
 }  // namespace visdeploy

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/device.h"
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/parallel.h"
@@ -27,6 +28,36 @@ Tensor crop(const char* op, Tensor logits, const std::optional<Size>& valid) {
   return logits;
 }
 
+struct LogitsCall {
+  Tensor logits;  // (N, h, w)
+  Size size;
+};
+
+LogitsCall check_encode_logits(const Tensor& logits, const LogitsOptions& options) {
+  const int rank = logits.rank();
+  VD_CHECK(logits.dtype == DType::kFloat32, "[encode_logits] logits: expected float32, got ", name(logits.dtype));
+  VD_CHECK(rank == 2 || rank == 3, "[encode_logits] logits: expected (h, w) or (N, h, w), got shape ",
+           logits.shape_text());
+  VD_CHECK(!std::isnan(options.threshold), "[encode_logits] threshold: expected a number, got NaN");
+  Tensor used = crop("encode_logits", logits, options.valid);
+  if (rank == 2) {
+    used.shape.insert(used.shape.begin(), 1);
+    used.strides.insert(used.strides.begin(), 0);
+  }
+  const Size size = options.size.value_or(Size{used.shape[1], used.shape[2]});
+  check_size("encode_logits", size);
+  return {used, size};
+}
+
+Tensor check_semantic_map(const Tensor& logits, Size size, std::optional<Size> valid) {
+  VD_CHECK(logits.dtype == DType::kFloat32, "[semantic_map] logits: expected float32, got ", name(logits.dtype));
+  VD_CHECK(logits.rank() == 3, "[semantic_map] logits: expected (C, h, w), got shape ", logits.shape_text());
+  VD_CHECK(logits.shape[0] >= 1 && logits.shape[0] <= 255, "[semantic_map] logits: expected 1 to 255 classes, got ",
+           logits.shape[0]);
+  check_size("semantic_map", size);
+  return crop("semantic_map", logits, valid);
+}
+
 std::string encode_one(const Tensor& logits, Size size, float threshold) {
   if (isa() == Isa::kAvx512) return avx512::encode_logits(logits, size, threshold);
   if (isa() == Isa::kAvx2) return avx2::encode_logits(logits, size, threshold);
@@ -44,35 +75,50 @@ void check_size(const char* op, const Size& size) {
 }
 
 std::vector<std::string> encode_logits(const Tensor& logits, const LogitsOptions& options, int num_threads) {
-  const int rank = logits.rank();
-  VD_CHECK(logits.dtype == DType::kFloat32, "[encode_logits] logits: expected float32, got ", name(logits.dtype));
-  VD_CHECK(rank == 2 || rank == 3, "[encode_logits] logits: expected (h, w) or (N, h, w), got shape ",
-           logits.shape_text());
-  VD_CHECK(!std::isnan(options.threshold), "[encode_logits] threshold: expected a number, got NaN");
-  const std::int64_t n = rank == 3 ? logits.shape[0] : 1;
-  const Tensor used = crop("encode_logits", logits, options.valid);
-  const auto last = static_cast<std::size_t>(rank - 1);
-  const Size size = options.size.value_or(Size{used.shape[last - 1], used.shape[last]});
-  check_size("encode_logits", size);
+  const LogitsCall call = check_encode_logits(logits, options);
+  const std::int64_t n = call.logits.shape[0];
+  const auto [height, width] = call.size;
+  if (const auto stream = device_of("encode_logits", {{"logits", &logits}})) {
+    return cuda::read_texts("encode_logits", n, height, width, *stream, [&](const TextsOut& out) {
+      cuda::encode_logits(call.logits, call.size, options.threshold, *stream, out);
+    });
+  }
   std::vector<std::string> texts(static_cast<std::size_t>(n));
-  const double work =
-      static_cast<double>(n * (used.size() / std::max<std::int64_t>(n, 1) + size.first * size.second / 8));
+  const double work = static_cast<double>(n * (call.logits.size() / std::max<std::int64_t>(n, 1) + height * width / 8));
   parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
-    texts[static_cast<std::size_t>(i)] = encode_one(rank == 3 ? used.select(0, i) : used, size, options.threshold);
+    texts[static_cast<std::size_t>(i)] = encode_one(call.logits.select(0, i), call.size, options.threshold);
   });
   return texts;
 }
 
-SemanticMap semantic_map(const Tensor& logits, Size size, std::optional<Size> valid, std::uint8_t* map) {
-  VD_CHECK(logits.dtype == DType::kFloat32, "[semantic_map] logits: expected float32, got ", name(logits.dtype));
-  VD_CHECK(logits.rank() == 3, "[semantic_map] logits: expected (C, h, w), got shape ", logits.shape_text());
-  VD_CHECK(logits.shape[0] >= 1 && logits.shape[0] <= 255, "[semantic_map] logits: expected 1 to 255 classes, got ",
-           logits.shape[0]);
-  check_size("semantic_map", size);
-  const Tensor used = crop("semantic_map", logits, valid);
-  if (isa() == Isa::kAvx512) return avx512::semantic_map(used, size, map);
-  if (isa() == Isa::kAvx2) return avx2::semantic_map(used, size, map);
-  return cpu::semantic_map(used, size, map);
+void encode_logits(const Tensor& logits, const LogitsOptions& options, const TextsOut& out) {
+  const LogitsCall call = check_encode_logits(logits, options);
+  const auto stream = device_of("encode_logits", {{"logits", &logits}});
+  VD_CHECK(stream, "[encode_logits] out: only for logits on a CUDA device, got logits in CPU memory");
+  cuda::encode_logits(call.logits, call.size, options.threshold, *stream, out);
+}
+
+std::vector<std::string> semantic_map(const Tensor& logits, Size size, std::optional<Size> valid, std::uint8_t* map,
+                                      std::int64_t* areas) {
+  const Tensor used = check_semantic_map(logits, size, valid);
+  if (const auto stream = device_of("semantic_map", {{"logits", &logits}})) {
+    const std::int64_t classes = used.shape[0];
+    cuda::semantic_map(used, size, *stream, map, areas);
+    return cuda::read_texts("semantic_map", classes, size.first, size.second, *stream,
+                            [&](const TextsOut& out) { cuda::encode_labels(map, size, classes, *stream, out); });
+  }
+  if (isa() == Isa::kAvx512) return avx512::semantic_map(used, size, map, areas);
+  if (isa() == Isa::kAvx2) return avx2::semantic_map(used, size, map, areas);
+  return cpu::semantic_map(used, size, map, areas);
+}
+
+void semantic_map(const Tensor& logits, Size size, std::optional<Size> valid, std::uint8_t* map, std::int64_t* areas,
+                  const TextsOut& out) {
+  const Tensor used = check_semantic_map(logits, size, valid);
+  const auto stream = device_of("semantic_map", {{"logits", &logits}});
+  VD_CHECK(stream, "[semantic_map] out: only for logits on a CUDA device, got logits in CPU memory");
+  cuda::semantic_map(used, size, *stream, map, areas);
+  cuda::encode_labels(map, size, used.shape[0], *stream, out);
 }
 
 }  // namespace visdeploy

@@ -25,14 +25,16 @@ struct LogitsOptions {
 // Logits (h, w) or (N, h, w) to the compressed counts of N masks.
 std::vector<std::string> encode_logits(const Tensor& logits, const LogitsOptions& options, int num_threads);
 
-struct SemanticMap {
-  std::vector<std::int64_t> areas;  // pixels of each class
-  std::vector<std::string> counts;  // compressed, one mask for each class, absent ones included
-};
+void encode_logits(const Tensor& logits, const LogitsOptions& options, const TextsOut& out);
 
 // Logits (C, h, w), 1 <= C <= 255, to the class with the greatest value at each pixel, written to map, which has room
-// for the size. Ties take the lower class, NaN never wins, and a pixel that is NaN in every class gets class 0.
-SemanticMap semantic_map(const Tensor& logits, Size size, std::optional<Size> valid, std::uint8_t* map);
+// for the size, and the pixels of each class, written to areas. Ties take the lower class, NaN never wins, and a pixel
+// that is NaN in every class gets class 0. Gives the compressed counts of a mask for each class, absent ones included.
+// Map and areas lie where the logits do.
+std::vector<std::string> semantic_map(const Tensor& logits, Size size, std::optional<Size> valid, std::uint8_t* map,
+                                      std::int64_t* areas);
+void semantic_map(const Tensor& logits, Size size, std::optional<Size> valid, std::uint8_t* map, std::int64_t* areas,
+                  const TextsOut& out);
 
 // The output size of a call, checked, so that the caller can make room for it.
 void check_size(const char* op, const Size& size);
@@ -40,15 +42,22 @@ void check_size(const char* op, const Size& size);
 // Implementations, of one mask.
 namespace cpu {
 std::string encode_logits(const Tensor& logits, Size size, float threshold);
-SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map);
+std::vector<std::string> semantic_map(const Tensor& logits, Size size, std::uint8_t* map, std::int64_t* areas);
 }  // namespace cpu
 namespace avx2 {
 std::string encode_logits(const Tensor& logits, Size size, float threshold);
-SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map);
+std::vector<std::string> semantic_map(const Tensor& logits, Size size, std::uint8_t* map, std::int64_t* areas);
 }  // namespace avx2
 namespace avx512 {
 std::string encode_logits(const Tensor& logits, Size size, float threshold);
-SemanticMap semantic_map(const Tensor& logits, Size size, std::uint8_t* map);
+std::vector<std::string> semantic_map(const Tensor& logits, Size size, std::uint8_t* map, std::int64_t* areas);
 }  // namespace avx512
+
+// Of N masks (N, h, w), and the two steps of a semantic map.
+namespace cuda {
+void encode_logits(const Tensor& logits, Size size, float threshold, Stream stream, const TextsOut& out);
+void semantic_map(const Tensor& logits, Size size, Stream stream, std::uint8_t* map, std::int64_t* areas);
+void encode_labels(const std::uint8_t* map, Size size, std::int64_t classes, Stream stream, const TextsOut& out);
+}  // namespace cuda
 
 }  // namespace visdeploy

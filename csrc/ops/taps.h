@@ -14,7 +14,7 @@ struct Taps {
   // Writes the values at output positions from `first` to before `last`.
   void stretch(const float* values, std::int64_t first, std::int64_t last, float* wide) const {
     for (auto x = static_cast<std::size_t>(first); x < static_cast<std::size_t>(last); ++x) {
-      wide[x] = values[low[x]] * (1 - weight[x]) + values[high[x]] * weight[x];
+      wide[x] = between(values[low[x]], values[high[x]], weight[x]);
     }
   }
 
@@ -27,24 +27,15 @@ inline Taps::Taps(std::int64_t source, std::int64_t target)
     : low(static_cast<std::size_t>(target)), high(low.size()), weight(low.size()) {
   const double scale = static_cast<double>(source) / static_cast<double>(target);
   for (std::size_t i = 0; i < low.size(); ++i) {
-    const double centre = (static_cast<double>(i) + 0.5) * scale - 0.5;
-    const double at = std::clamp(centre, 0.0, static_cast<double>(source - 1));
-    low[i] = static_cast<std::int32_t>(at);
-    weight[i] = static_cast<float>(at - std::floor(at));
-    // A sample of weight zero is not looked at, so that a NaN in it does no harm.
-    high[i] = low[i] + (weight[i] > 0 ? 1 : 0);
+    const Tap at = tap(static_cast<std::int64_t>(i), scale, source);
+    low[i] = at.low;
+    high[i] = at.high();
+    weight[i] = at.weight;
   }
   for (std::int64_t x = 0, cell = 0; cell <= source; ++cell) {
     while (x < target && low[static_cast<std::size_t>(x)] < cell) ++x;
     begin.push_back(x);
   }
-}
-
-// Infinities would make NaN of a neighbour with weight zero; a number this large wins and loses just the same.
-inline float finite(float value) {
-  constexpr float kLargest = std::numeric_limits<float>::max() / 2;
-  value = kLargest < value ? kLargest : value;
-  return value < -kLargest ? -kLargest : value;
 }
 
 // Reads a row of n logits, whatever their stride and alignment.

@@ -137,7 +137,7 @@ def _multibox_target(n: int, seed: int) -> Case:
     return (_anchors(n, rng), np.concatenate([classes, boxes], 2)), {}
 
 
-def _blobs(height: int, width: int, rng: np.random.Generator) -> Any:
+def blobs(height: int, width: int, rng: np.random.Generator) -> Any:
     """Smooth values around zero, with some that are not numbers."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     waves = np.sin(x / (2 + 9 * rng.random()) + y / 7) + np.cos(y / (2 + 9 * rng.random()) - x / 11)
@@ -152,19 +152,19 @@ def _side(n: int) -> tuple[int, int]:
 
 def _encode(n: int, seed: int) -> Case:
     rng = np.random.default_rng(seed)
-    return ((np.stack([_blobs(*_side(n), rng) > level for level in (-1, 0, 1)])),), {"axis": 0}
+    return ((np.stack([blobs(*_side(n), rng) > level for level in (-1, 0, 1)])),), {"axis": 0}
 
 
 def _encode_logits(n: int, seed: int) -> Case:
     rng = np.random.default_rng(seed)
     height, width = _side(n)
-    return (_blobs(height // 3 + 1, width // 2 + 1, rng), (height, width)), {"threshold": 0.25}
+    return (blobs(height // 3 + 1, width // 2 + 1, rng), (height, width)), {"threshold": 0.25}
 
 
 def _semantic_map(n: int, seed: int) -> Case:
     rng = np.random.default_rng(seed)
     height, width = _side(n)
-    return (np.stack([_blobs(height // 3 + 1, width // 2 + 1, rng) for _ in range(4)]), (height, width)), {}
+    return (np.stack([blobs(height // 3 + 1, width // 2 + 1, rng) for _ in range(4)]), (height, width)), {}
 
 
 def _null(n: int, seed: int) -> Case:

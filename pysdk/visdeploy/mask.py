@@ -39,7 +39,9 @@ __all__ = [
 ]
 
 
-def encode(mask: Array, *, axis: Literal[0, -1] = -1, num_threads: int | None = None) -> Any:
+def encode(
+    mask: Array, *, axis: Literal[0, -1] = -1, num_threads: int | None = None, out: tuple[Array, Array] | None = None
+) -> Any:
     """Encode binary masks of any memory layout, without a transposing copy.
 
     As in pycocotools a run ends where the raw byte changes, so a mask of 1 and 2 gives more runs than one of 0 and 1.
@@ -47,20 +49,23 @@ def encode(mask: Array, *, axis: Literal[0, -1] = -1, num_threads: int | None = 
     Args:
         mask: (H, W), (H, W, N) or, with `axis=0`, (N, H, W); uint8 or bool.
         axis: The axis that counts the masks of a 3-D array.
-        num_threads: Masks encoded at a time; None decides by the work.
+        num_threads: Masks encoded at a time on a CPU; None decides by the work.
+        out: For arrays on a CUDA device (text, offsets), uint8 (capacity,) and int64 (N + 1,) where `mask` lies. Text i
+            becomes text[offsets[i]:offsets[i + 1]]. Nothing is written past the capacity; if offsets[N] exceeds it, that
+            is the one to call again with. Nothing is waited for, so this can be part of a CUDA graph.
 
     Returns:
-        An RLE, or a list of N for a 3-D array.
+        An RLE, or a list of N for a 3-D array; `out` where that is given.
 
     Raises:
         TypeError: `mask` is not an array.
-        InputError: Its dtype or shape is wrong.
+        InputError: Its dtype or shape is wrong, or that of `out`.
 
     Example:
         >>> encode(np.ones((4, 3), np.uint8))
         {'size': [4, 3], 'counts': b'0<'}
     """
-    return _core.encode(mask, axis, num_threads)
+    return _core.encode(mask, axis, num_threads, out)
 
 
 def decode(
@@ -283,6 +288,7 @@ def encode_logits(
     *,
     valid: tuple[int, int] | None = None,
     num_threads: int | None = None,
+    out: tuple[Array, Array] | None = None,
 ) -> Any:
     """Upsample logits, threshold them and encode the result, without making the larger image.
 
@@ -294,10 +300,11 @@ def encode_logits(
         size: (H, W) of the masks; None keeps that of the logits.
         threshold: Foreground is strictly above it, as float32. NaN is background.
         valid: (h, w) of the top-left part to use, where the rest of the logits is padding.
-        num_threads: Masks encoded at a time; None decides by the work.
+        num_threads: Masks encoded at a time on a CPU; None decides by the work.
+        out: As in `encode`.
 
     Returns:
-        An RLE, or a list of N for a 3-D array.
+        An RLE, or a list of N for a 3-D array; `out` where that is given.
 
     Raises:
         TypeError: `logits` is not an array.
@@ -309,6 +316,7 @@ def encode_logits(
         float(threshold),
         None if valid is None else _pair(valid, "encode_logits", "valid"),
         num_threads,
+        out,
     )
 
 
