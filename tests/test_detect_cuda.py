@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def case(images: int, n: int, classes: int, *, quantum: float = 0.0, odd: bool = False) -> tuple[np.ndarray, ...]:
-    """Logits, offsets and anchors; of a quantum, so that scores and overlaps are equal; with values that are not finite."""
+    """Logits, offsets and anchors; a quantum makes scores and overlaps equal."""
     rng = np.random.default_rng([images, n, classes])
     logits = rng.normal(0, 1.5, (images, n, classes)).astype(np.float32)
     offsets = rng.normal(0, 1, (images, n, 4)).astype(np.float32)
