@@ -140,9 +140,10 @@ def test_stacks_in_every_order_of_axes() -> None:
             assert mask.encode(CudaArray(laid[::-1]), axis=0) == expected[::-1]
             logits = laid.astype(np.float32, order="K")
             assert mask.encode_logits(CudaArray(logits)) == mask.encode_logits(logits)
-    assert mask.encode(CudaArray(np.broadcast_to(np.uint8(1), (3, 40, 50))), axis=0) == [
-        mask.encode(np.ones((40, 50), np.uint8))
-    ] * 3
+    assert (
+        mask.encode(CudaArray(np.broadcast_to(np.uint8(1), (3, 40, 50))), axis=0)
+        == [mask.encode(np.ones((40, 50), np.uint8))] * 3
+    )
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 4), (3, 0, 4), (3, 5, 0), (0, 0, 0)])
