@@ -125,7 +125,11 @@ def _on_cuda(function: Callable[..., Any]) -> Callable[..., Any]:
 def _labelled(argument: Any) -> Any:
     if type(argument).__module__ == "torch" and hasattr(argument, "numpy"):
         argument = argument.detach().numpy()
-    return CudaArray(argument) if isinstance(argument, np.ndarray) and argument.dtype.isnative and argument.dtype != object else argument
+    return (
+        CudaArray(argument)
+        if isinstance(argument, np.ndarray) and argument.dtype.isnative and argument.dtype != object
+        else argument
+    )
 
 
 def _plain(answer: Any, torch: bool) -> Any:
