@@ -1,5 +1,4 @@
 import os
-import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,16 +44,8 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
         return
     if not list(cuda_arrays.FOLDER.glob("_core*.so")):
         pytest.skip("the kernels are not built for the CPU: make build/cuda_on_cpu/.ready")
-    users = [
-        module for name, module in sys.modules.items() if name.startswith("visdeploy.") and hasattr(module, "_core")
-    ]
-    users = [module for module in users if module._core is _core]
-    emulated = cuda_arrays.OnCuda()
-    for module in users:
-        module._core = emulated  # type: ignore[attr-defined]
-    yield "cuda"
-    for module in users:
-        module._core = _core  # type: ignore[attr-defined]
+    with cuda_arrays.in_force(cuda_arrays.OnCuda()):
+        yield "cuda"
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,9 @@ Their memory is NumPy's, which the emulation of tests/cuda_on_cpu is told to cou
 
 import ctypes
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -15,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from visdeploy.native import _core
 
 FOLDER = Path(os.environ.get("VISDEPLOY_CUDA_ON_CPU", Path(__file__).parent.parent / "build" / "cuda_on_cpu"))
 # The functions that work on a device; the others are the CPU's in this build too.
@@ -46,6 +50,20 @@ def shim() -> ctypes.CDLL:
         getattr(library, f"shim_{name}").restype = ctypes.c_int64
     library.shim_calls.restype = ctypes.c_char_p
     return library
+
+
+@contextmanager
+def in_force(native: Any) -> Iterator[None]:
+    """Let visdeploy's functions call another native module."""
+    own = [module for name, module in sys.modules.items() if name.startswith("visdeploy.")]
+    users = [module for module in own if getattr(module, "_core", None) is _core]
+    for module in users:
+        module._core = native  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for module in users:
+            module._core = _core  # type: ignore[attr-defined]
 
 
 class CudaArray:

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from visdeploy import _core, ops, reference, tolerance
 from visdeploy.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 SIZES = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65, 1000]
 CODERS: list[dict[str, Any]] = [
@@ -70,15 +70,13 @@ def test_boxes_equal_the_book(n: int) -> None:
 
 
 @pytest.mark.parametrize("coder", CODERS)
-def test_bits_are_those_of_every_instruction_set(isa: str, coder: dict[str, Any]) -> None:
-    anchors, deltas = boxes(1003), offsets(1003) * 3
-    decoded, encoded = ops.decode_boxes(deltas, anchors, **coder), ops.encode_boxes(boxes(1003, 1), anchors, **coder)
-    _core.set_isa("scalar")
-    try:
-        np.testing.assert_array_equal(decoded, ops.decode_boxes(deltas, anchors, **coder))
-        np.testing.assert_array_equal(encoded, ops.encode_boxes(boxes(1003, 1), anchors, **coder))
-    finally:
-        _core.set_isa(isa)
+def test_bits_are_those_of_every_implementation(coder: dict[str, Any]) -> None:
+    anchors, deltas, scalar = boxes(1003), offsets(2, 1003) * 3, on_scalar()
+    for n in (*SIZES, 63, 64, 127, 128, 129, 1003):
+        a, d, b = anchors[:n], deltas[:, :n], boxes(2 * n, 1).reshape(2, n, 4)
+        decoded, encoded = ops.decode_boxes(d, a, **coder, clip=(200, 150)), ops.encode_boxes(b, a, **coder)
+        np.testing.assert_array_equal(decoded, scalar.decode_boxes(d, a, **coder, clip=(200, 150)))
+        np.testing.assert_array_equal(encoded, scalar.encode_boxes(b, a, **coder))
 
 
 def test_exp_and_log_are_rounded_correctly_nearly_always() -> None:

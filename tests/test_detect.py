@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from visdeploy import _core, ops, reference, tolerance
 from visdeploy.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 SIZE = (240, 300)
 

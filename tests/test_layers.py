@@ -20,7 +20,7 @@ LAYERS = (
     {"postprocess"},
     {"engines", "golden"},
     {"predictor"},
-    {"benchmark", "verify", "prediction_files"},
+    {"benchmark", "gpu_check", "verify", "prediction_files"},
 )
 TRAINING = ({"data"}, {"models"}, {"train"}, {"export", "onnx_graph"})
 RUNTIME = set().union(*LAYERS)
@@ -109,7 +109,7 @@ def test_native_module_is_imported_in_few_places() -> None:
     users = {
         module_of(path) for path, tree in sources().items() if any(name.endswith("._core") for name in imported(tree))
     }
-    assert users == {"native", "ops", "mask", "engines"}
+    assert users == {"native", "ops", "mask", "engines", "gpu_check"}
 
 
 def test_reference_is_for_tests_and_benches() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from visdeploy import ops, reference, tolerance
 from visdeploy.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 ANCHORS = np.concatenate(
     [

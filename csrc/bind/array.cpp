@@ -240,14 +240,13 @@ py::object Array::like(const py::array& result) const {
   return to_framework(result);
 }
 
-py::object Array::like(DeviceMemory memory, const std::vector<std::int64_t>& shape, DType dtype) const {
-  DeviceArray array{std::make_shared<DeviceMemory>(std::move(memory)), shape, dtype};
+py::object Array::like(const DeviceArray& array) const {
   if (const dlpack::ExchangeApi* api = exchange_api(py::type::handle_of(value_))) {
     void* object = nullptr;
     if (api->managed_to_object(lend<dlpack::ManagedTensor>(array), &object) != 0) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
   }
-  return to_framework(py::cast(std::move(array)));
+  return to_framework(py::cast(array));
 }
 
 py::object Array::to_framework(const py::object& result) const {

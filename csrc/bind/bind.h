@@ -14,6 +14,8 @@ namespace visdeploy::bind {
 
 namespace py = pybind11;
 
+struct DeviceArray;
+
 // An argument that is an array: NumPy's, or anything in CPU or CUDA memory that speaks DLPack. Viewed, not copied, and
 // kept alive while it is. Raises TypeError for other objects, InputError for other devices.
 class Array {
@@ -30,7 +32,7 @@ class Array {
   // A NumPy result as the kind of array that this one is: NumPy's own, or the framework's, sharing its memory.
   py::object like(const py::array& result) const;
   // The same for memory on the device that this one lies on.
-  py::object like(DeviceMemory memory, const std::vector<std::int64_t>& shape, DType dtype) const;
+  py::object like(const DeviceArray& array) const;
 
  private:
   py::object to_framework(const py::object& result) const;
@@ -60,6 +62,8 @@ class Output {
   py::object take();
   // The first n along the first axis, of new memory.
   py::object take_first(std::int64_t n);
+  // Of each along the first axis the first counts[i] along the second: views that share new memory of a device.
+  std::vector<py::object> take_first_of_each(const std::vector<std::int64_t>& counts);
 
  private:
   const Array& like_;

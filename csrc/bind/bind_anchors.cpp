@@ -14,7 +14,8 @@ BoxCoder coder_of(const char* op, const py::object& variances, const py::object&
 }
 
 py::object decode_boxes(const py::object& offsets, const py::object& anchors, const py::object& variances,
-                        const py::object& weights, const py::object& clip, const py::object& num_threads) {
+                        const py::object& weights, const py::object& clip, const py::object& num_threads,
+                        const py::object& out) {
   const Array from(offsets, "decode_boxes", "offsets"), at(anchors, "decode_boxes", "anchors");
   const BoxCoder coder = coder_of("decode_boxes", variances, weights);
   const auto size = unless_none(clip, "decode_boxes", "clip", reals);
@@ -22,27 +23,25 @@ py::object decode_boxes(const py::object& offsets, const py::object& anchors, co
            " numbers");
   const ClipSize limits = size ? ClipSize({(*size)[0], (*size)[1]}) : std::nullopt;
   const int n = threads(num_threads, "decode_boxes");
-  py::array_t<float> out(from->shape);
-  float* data = out.mutable_data();
+  Output result(from, from->shape, DType::kFloat32, outputs(out, 1, from, "decode_boxes")[0], "decode_boxes");
   {
     const py::gil_scoped_release release;
-    visdeploy::decode_boxes(*from, *at, coder, limits, data, n);
+    visdeploy::decode_boxes(*from, *at, coder, limits, result.data<float>(), n);
   }
-  return from.like(out);
+  return result.take();
 }
 
 py::object encode_boxes(const py::object& boxes, const py::object& anchors, const py::object& variances,
-                        const py::object& weights, const py::object& num_threads) {
+                        const py::object& weights, const py::object& num_threads, const py::object& out) {
   const Array from(boxes, "encode_boxes", "boxes"), at(anchors, "encode_boxes", "anchors");
   const BoxCoder coder = coder_of("encode_boxes", variances, weights);
   const int n = threads(num_threads, "encode_boxes");
-  py::array_t<float> out(from->shape);
-  float* data = out.mutable_data();
+  Output result(from, from->shape, DType::kFloat32, outputs(out, 1, from, "encode_boxes")[0], "encode_boxes");
   {
     const py::gil_scoped_release release;
-    visdeploy::encode_boxes(*from, *at, coder, data, n);
+    visdeploy::encode_boxes(*from, *at, coder, result.data<float>(), n);
   }
-  return from.like(out);
+  return result.take();
 }
 
 // The shape that a wrong argument would give does not matter: the op refuses it.
@@ -55,43 +54,42 @@ py::tuple multibox_target(const py::object& anchors, const py::object& labels, b
   const Array at(anchors, "multibox_target", "anchors"), rows(labels, "multibox_target", "labels");
   const int threads_wanted = threads(num_threads, "multibox_target");
   const std::int64_t images = side(rows, 0), n = side(at, at->rank() - 2);
-  py::array_t<float> offsets({images, 4 * n}), mask({images, 4 * n});
-  py::array_t<std::int64_t> classes({images, n});
-  const MultiboxTarget out{offsets.mutable_data(), mask.mutable_data(), classes.mutable_data()};
+  Output offsets(rows, {images, 4 * n}, DType::kFloat32), mask(rows, {images, 4 * n}, DType::kFloat32);
+  Output classes(rows, {images, n}, DType::kInt64);
+  const MultiboxTarget out{offsets.data<float>(), mask.data<float>(), classes.data<std::int64_t>()};
   {
     const py::gil_scoped_release release;
-    visdeploy::multibox_target(at.on_cpu(), rows.on_cpu(), skip_padding, out, threads_wanted);
+    visdeploy::multibox_target(*at, *rows, skip_padding, out, threads_wanted);
   }
-  return py::make_tuple(rows.like(offsets), rows.like(mask), rows.like(classes));
+  return py::make_tuple(offsets.take(), mask.take(), classes.take());
 }
 
 py::object multibox_detection(const py::object& cls_probs, const py::object& offsets, const py::object& anchors,
                               const py::object& nms_threshold, const py::object& pos_threshold,
-                              const py::object& num_threads) {
+                              const py::object& num_threads, const py::object& out) {
   const char* op = "multibox_detection";
   const Array probs(cls_probs, op, "cls_probs"), rows(offsets, op, "offsets"), at(anchors, op, "anchors");
   const double nms = real(nms_threshold, op, "nms_threshold"), pos = real(pos_threshold, op, "pos_threshold");
   const int n = threads(num_threads, op);
-  py::array_t<float> out({side(probs, 0), side(probs, 2), std::int64_t{6}});
-  float* data = out.mutable_data();
+  Output result(probs, {side(probs, 0), side(probs, 2), 6}, DType::kFloat32, outputs(out, 1, probs, op)[0], op);
   {
     const py::gil_scoped_release release;
-    visdeploy::multibox_detection(*probs, *rows, *at, nms, pos, data, n);
+    visdeploy::multibox_detection(*probs, *rows, *at, nms, pos, result.data<float>(), n);
   }
-  return probs.like(out);
+  return result.take();
 }
 
 }  // namespace
 
 void register_anchors(py::module_& module) {
   module.def("decode_boxes", &decode_boxes, py::arg("offsets"), py::arg("anchors"), py::arg("variances"),
-             py::arg("weights"), py::arg("clip"), py::arg("num_threads"));
+             py::arg("weights"), py::arg("clip"), py::arg("num_threads"), py::arg("out"));
   module.def("encode_boxes", &encode_boxes, py::arg("boxes"), py::arg("anchors"), py::arg("variances"),
-             py::arg("weights"), py::arg("num_threads"));
+             py::arg("weights"), py::arg("num_threads"), py::arg("out"));
   module.def("multibox_target", &multibox_target, py::arg("anchors"), py::arg("labels"), py::arg("skip_padding"),
              py::arg("num_threads"));
   module.def("multibox_detection", &multibox_detection, py::arg("cls_probs"), py::arg("offsets"), py::arg("anchors"),
-             py::arg("nms_threshold"), py::arg("pos_threshold"), py::arg("num_threads"));
+             py::arg("nms_threshold"), py::arg("pos_threshold"), py::arg("num_threads"), py::arg("out"));
 }
 
 }  // namespace visdeploy::bind

@@ -33,7 +33,7 @@ py::capsule to_dlpack(const DeviceArray& array, const std::optional<std::intptr_
 // Tells the stream that the memory is ordered on; version 3 of the protocol.
 py::dict interface(const DeviceArray& array) {
   const auto stream = reinterpret_cast<std::intptr_t>(array.memory->stream().handle);
-  const auto data = reinterpret_cast<std::intptr_t>(array.memory->data());
+  const auto data = reinterpret_cast<std::intptr_t>(array.data());
   py::dict dict;
   dict["version"] = 3;
   dict["shape"] = py::tuple(py::cast(array.shape));
@@ -58,7 +58,7 @@ DeviceArray to_device(const py::array& array, int device) {
 py::array to_numpy(const DeviceArray& array) {
   py::array result(numpy_dtype(array.dtype), array.shape);
   const auto bytes = static_cast<std::size_t>(result.nbytes());
-  copy_to_host(array.memory->stream(), array.memory->data(), bytes, result.mutable_data());
+  copy_to_host(array.memory->stream(), array.data(), bytes, result.mutable_data());
   return result;
 }
 

@@ -15,6 +15,9 @@ struct DeviceArray {
   std::shared_ptr<DeviceMemory> memory;
   std::vector<std::int64_t> shape;
   DType dtype;
+  std::int64_t offset = 0;  // in bytes, of the first value
+
+  void* data() const { return static_cast<std::byte*>(memory->data()) + offset; }
 };
 
 inline std::pair<std::uint8_t, std::uint8_t> code_and_bits(DType dtype) {
@@ -51,7 +54,7 @@ Managed* lend(const DeviceArray& array) {
   if constexpr (std::is_same_v<Managed, dlpack::ManagedTensor>) managed.major = 1;
   managed.context = lent;
   managed.deleter = [](Managed* self) { delete static_cast<Lent*>(self->context); };
-  managed.tensor = {array.memory->data(),
+  managed.tensor = {array.data(),
                     dlpack::kCuda,
                     array.memory->stream().device,
                     static_cast<std::int32_t>(array.shape.size()),

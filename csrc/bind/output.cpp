@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "bind/bind.h"
+#include "bind/device_array.h"
 #include "core/error.h"
 
 namespace visdeploy::bind {
@@ -57,13 +58,28 @@ Output::Output(const Array& like, std::vector<std::int64_t> shape, DType dtype, 
 
 py::object Output::take() {
   if (auto* array = std::get_if<py::array>(&owner_)) return like_.like(*array);
-  if (auto* memory = std::get_if<DeviceMemory>(&owner_)) return like_.like(std::move(*memory), shape_, dtype_);
+  if (auto* memory = std::get_if<DeviceMemory>(&owner_)) {
+    return like_.like({std::make_shared<DeviceMemory>(std::move(*memory)), shape_, dtype_});
+  }
   return std::get<Array>(owner_).value();
 }
 
 py::object Output::take_first(std::int64_t n) {
   shape_[0] = n;
   return take();
+}
+
+std::vector<py::object> Output::take_first_of_each(const std::vector<std::int64_t>& counts) {
+  const auto memory = std::make_shared<DeviceMemory>(std::move(std::get<DeviceMemory>(owner_)));
+  std::vector<std::int64_t> shape(shape_.begin() + 1, shape_.end());
+  std::int64_t bytes = size_of(dtype_);
+  for (const std::int64_t side : shape) bytes *= side;
+  std::vector<py::object> views;
+  for (const std::int64_t count : counts) {
+    shape[0] = count;
+    views.push_back(like_.like({memory, shape, dtype_, static_cast<std::int64_t>(views.size()) * bytes}));
+  }
+  return views;
 }
 
 std::vector<py::object> outputs(const py::object& out, std::size_t n, const Array& like, const char* op) {

@@ -1,6 +1,7 @@
 #include "ops/box_iou.h"
 
 #include "core/contiguous.h"
+#include "core/device.h"
 #include "core/error.h"
 
 namespace visdeploy {
@@ -14,6 +15,7 @@ void check_box_iou(const Tensor& a, const Tensor& b) {
 }
 
 void box_iou(const Tensor& a, const Tensor& b, void* out, int num_threads) {
+  if (const auto stream = device_of("box_iou", {{"a", &a}, {"b", &b}})) return cuda::box_iou(a, b, *stream, out);
   const auto compute = [&](auto zero) {
     using T = decltype(zero);
     const Contiguous<T> rows(a), columns(b);

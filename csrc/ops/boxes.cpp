@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/contiguous.h"
+#include "core/device.h"
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/parallel.h"
@@ -100,6 +101,9 @@ void decode_boxes(const Tensor& offsets, const Tensor& anchors, const BoxCoder& 
     VD_CHECK(clip->first >= 0 && clip->second >= 0, "[decode_boxes] clip: expected (H, W), neither negative, got (",
              clip->first, ", ", clip->second, ")");
   }
+  if (const auto stream = device_of("decode_boxes", {{"offsets", &offsets}, {"anchors", &anchors}})) {
+    return cuda::decode_boxes(offsets, anchors, coder, clip, *stream, out);
+  }
   const Contiguous<float> from(offsets), at(anchors);
   for_rows(rows, num_threads, [&](std::int64_t image, std::int64_t first, std::int64_t n) {
     const std::int64_t begin = 4 * (image * rows.n + first);
@@ -110,6 +114,9 @@ void decode_boxes(const Tensor& offsets, const Tensor& anchors, const BoxCoder& 
 
 void encode_boxes(const Tensor& boxes, const Tensor& anchors, const BoxCoder& coder, float* out, int num_threads) {
   const Rows rows = check("encode_boxes", "boxes", boxes, anchors);
+  if (const auto stream = device_of("encode_boxes", {{"boxes", &boxes}, {"anchors", &anchors}})) {
+    return cuda::encode_boxes(boxes, anchors, coder, *stream, out);
+  }
   const Contiguous<float> from(boxes), at(anchors);
   for_rows(rows, num_threads, [&](std::int64_t image, std::int64_t first, std::int64_t n) {
     const std::int64_t begin = 4 * (image * rows.n + first);

@@ -51,6 +51,11 @@ namespace avx512 {
 VD_DECLARE_CODING
 }
 #undef VD_DECLARE_CODING
+namespace cuda {
+void decode_boxes(const Tensor& offsets, const Tensor& anchors, const BoxCoder& coder, const ClipSize& clip,
+                  Stream stream, float* out);
+void encode_boxes(const Tensor& boxes, const Tensor& anchors, const BoxCoder& coder, Stream stream, float* out);
+}  // namespace cuda
 
 // The N of anchors that must be (N, 4) or (1, N, 4) float32.
 std::int64_t check_anchors(const char* op, const Tensor& anchors);

@@ -11,6 +11,8 @@ namespace visdeploy::avx512 {
 
 #include "ops/exp_log.h"
 // After it.
+#include "ops/box_sides.h"
+// After it.
 #include "ops/boxes_kernel.h"
 
 }  // namespace visdeploy::avx512

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/contiguous.h"
+#include "core/device.h"
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/parallel.h"
@@ -33,9 +34,6 @@ void scan(const float* logits, std::int64_t first, std::int64_t last, std::int64
   if (isa() >= Isa::kAvx2) return avx2::scan(logits, first, last, classes, candidates);
   cpu::scan(logits, first, last, classes, candidates);
 }
-
-// torchvision's batched_nms moves coordinates where it has at most 4000 of them.
-constexpr std::int64_t kMostMoved = 1000;
 
 // The best candidates of an image, or all of them.
 struct Pool {
@@ -176,7 +174,9 @@ struct Detector {
   }
 };
 
-void check(const Tensor& logits, const Tensor& offsets, const Tensor& anchors, const DetectOptions& options) {
+// Tells where the arrays lie.
+std::optional<Stream> check(const Tensor& logits, const Tensor& offsets, const Tensor& anchors,
+                            const DetectOptions& options) {
   const std::int64_t n = check_anchors("detect", anchors);
   VD_CHECK(logits.dtype == DType::kFloat32, "[detect] logits: expected float32, got ", name(logits.dtype));
   VD_CHECK(logits.rank() == 3, "[detect] logits: expected (B, N, C), got ", logits.shape_text());
@@ -196,13 +196,15 @@ void check(const Tensor& logits, const Tensor& offsets, const Tensor& anchors, c
   VD_CHECK(!std::isnan(options.iou_threshold), "[detect] iou_threshold: expected a number, got NaN");
   VD_CHECK(options.top_k >= 0, "[detect] top_k: expected at least 0, got ", options.top_k);
   VD_CHECK(options.max_det >= 0, "[detect] max_det: expected at least 0, got ", options.max_det);
+  return device_of("detect", {{"logits", &logits}, {"offsets", &offsets}, {"anchors", &anchors}});
 }
 
 }  // namespace
 
 std::vector<Detected> detect(const Tensor& logits, const Tensor& offsets, const Tensor& anchors, const BoxCoder& coder,
                              const DetectOptions& options, int num_threads) {
-  check(logits, offsets, anchors, options);
+  const bool on_device = check(logits, offsets, anchors, options).has_value();
+  VD_CHECK(!on_device, "[detect] logits: expected an array in CPU memory, got one on a CUDA device");
   const std::int64_t images = logits.shape[0], n = logits.shape[1], classes = logits.shape[2];
   std::vector<Detected> results(static_cast<std::size_t>(images));
   if (n == 0 || options.top_k == 0 || options.max_det == 0) return results;
@@ -226,6 +228,13 @@ std::vector<Detected> detect(const Tensor& logits, const Tensor& offsets, const 
                         pool(candidates.data() + image * parts, parts, detector.first_capacity()));
   });
   return results;
+}
+
+void detect(const Tensor& logits, const Tensor& offsets, const Tensor& anchors, const BoxCoder& coder,
+            const DetectOptions& options, const DetectOut& out) {
+  const std::optional<Stream> stream = check(logits, offsets, anchors, options);
+  VD_CHECK(stream, "[detect] logits: expected an array on a CUDA device, got one in CPU memory");
+  cuda::detect(logits, offsets, anchors, coder, options, *stream, out);
 }
 
 }  // namespace visdeploy

@@ -30,4 +30,25 @@ struct Detected {
 std::vector<Detected> detect(const Tensor& logits, const Tensor& offsets, const Tensor& anchors, const BoxCoder& coder,
                              const DetectOptions& options, int num_threads);
 
+// Room on a device for max_det detections of each image, and how many it has: boxes (B, max_det, 4), scores and labels
+// (B, max_det), counts (B,). What lies behind an image's count is zero.
+struct DetectOut {
+  float* boxes;
+  float* scores;
+  std::int64_t* labels;
+  std::int64_t* counts;
+};
+
+// The same on a device, without waiting for it.
+void detect(const Tensor& logits, const Tensor& offsets, const Tensor& anchors, const BoxCoder& coder,
+            const DetectOptions& options, const DetectOut& out);
+
+// Up to as many candidates torchvision's batched_nms moves, which are 4000 coordinates.
+constexpr std::int64_t kMostMoved = 1000;
+
+namespace cuda {
+void detect(const Tensor& logits, const Tensor& offsets, const Tensor& anchors, const BoxCoder& coder,
+            const DetectOptions& options, Stream stream, const DetectOut& out);
+}
+
 }  // namespace visdeploy

@@ -1,25 +1,28 @@
 // No include guard: every instruction set's file includes this inside its own namespace, so that it has its own copy,
-// compiled for it.
+// compiled for it. For a GPU VD_INLINE says that functions run there.
+#ifndef VD_INLINE
+#define VD_INLINE static inline
+#endif
 
 // Note [The same exp everywhere]
 // Boxes and scores must not depend on the instruction set, and a libm's exp does. These are plain double arithmetic in
 // one order, which a compiler vectorises and may not reorder, for float arguments: the result, rounded to float, is the
 // correctly rounded one but for about one argument in a thousand. Loops that call them vectorise, as nothing branches.
 
-static inline double from_bits(std::uint64_t bits) {
+VD_INLINE double from_bits(std::uint64_t bits) {
   double value;
   std::memcpy(&value, &bits, sizeof(value));
   return value;
 }
 
-static inline std::uint64_t to_bits(double value) {
+VD_INLINE std::uint64_t to_bits(double value) {
   std::uint64_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   return bits;
 }
 
 // e to the x. Beyond float's range the result is one that rounds to float's zero or infinity; NaN stays NaN.
-static inline double exp(double x) {
+VD_INLINE double exp(double x) {
   constexpr double kRound = 0x1.8p52;  // added and taken away it leaves the nearest integer, which is in its low bits
   double t = x * 1.4426950408889634;
   t = t < -200.0 ? -200.0 : t;
@@ -39,7 +42,7 @@ static inline double exp(double x) {
 }
 
 // The natural logarithm: -inf of zero, NaN of what is negative.
-static inline double log(double x) {
+VD_INLINE double log(double x) {
   constexpr std::uint64_t kSqrtHalf = 0x3fe6a09e667f3bcd, kExponent = 0xfff0000000000000, kTwo52 = 0x4330000000000000;
   // x = m * 2^k with m in [sqrt(1/2), sqrt(2)); k is biased by 1023, so that it is never negative.
   const std::uint64_t bits = to_bits(x);

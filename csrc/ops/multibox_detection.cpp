@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/contiguous.h"
+#include "core/device.h"
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/parallel.h"
@@ -90,12 +91,16 @@ void multibox_detection(const Tensor& cls_probs, const Tensor& offsets, const Te
   VD_CHECK(n <= INT32_MAX / 4, op, "anchors: at most ", INT32_MAX / 4, ", got ", n);
   VD_CHECK(!std::isnan(nms_threshold), op, "nms_threshold: expected a number, got NaN");
   VD_CHECK(!std::isnan(pos_threshold), op, "pos_threshold: expected a number, got NaN");
+  const auto nms = static_cast<float>(nms_threshold), pos = static_cast<float>(pos_threshold);
+  const std::optional<Stream> stream =
+      device_of("multibox_detection", {{"cls_probs", &cls_probs}, {"offsets", &offsets}, {"anchors", &anchors}});
   if (n == 0) return;
+  if (stream) return cuda::multibox_detection(cls_probs, offsets, anchors, nms, pos, *stream, out);
   const Contiguous<float> probs(cls_probs), rows(offsets), at(anchors);
   const double work = 100.0 * static_cast<double>(images) * static_cast<double>(n);
   parallel_for(images, choose_threads(num_threads, work), [&](std::int64_t image) {
-    detect_one(probs.data() + image * classes * n, classes, rows.data() + 4 * image * n, at.data(), n,
-               static_cast<float>(nms_threshold), static_cast<float>(pos_threshold), out + kColumns * image * n);
+    detect_one(probs.data() + image * classes * n, classes, rows.data() + 4 * image * n, at.data(), n, nms, pos,
+               out + kColumns * image * n);
   });
 }
 

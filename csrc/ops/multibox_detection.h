@@ -26,5 +26,9 @@ namespace avx2 {
 VD_DECLARE_SUPPRESS
 }
 #undef VD_DECLARE_SUPPRESS
+namespace cuda {
+void multibox_detection(const Tensor& cls_probs, const Tensor& offsets, const Tensor& anchors, float nms_threshold,
+                        float pos_threshold, Stream stream, float* out);
+}
 
 }  // namespace visdeploy

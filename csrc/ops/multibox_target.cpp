@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/contiguous.h"
+#include "core/device.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "ops/boxes.h"
@@ -157,7 +158,12 @@ void multibox_target(const Tensor& anchors, const Tensor& labels, bool skip_padd
   VD_CHECK(labels.dtype == DType::kFloat32, "[multibox_target] labels: expected float32, got ", name(labels.dtype));
   VD_CHECK(labels.rank() == 3 && labels.shape[2] == kLabelColumns,
            "[multibox_target] labels: expected (B, M, 5), rows of class, x1, y1, x2, y2, got ", labels.shape_text());
+  const auto stream = device_of("multibox_target", {{"anchors", &anchors}, {"labels", &labels}});
   if (n == 0) return;
+  VD_CHECK(!stream || (n <= INT32_MAX && labels.shape[1] <= INT32_MAX),
+           "[multibox_target] anchors, labels: expected at most ", INT32_MAX, " of each per image on a device, got ", n,
+           " and ", labels.shape[1]);
+  if (stream) return cuda::multibox_target(anchors, labels, skip_padding, *stream, out);
   const std::int64_t m = labels.shape[1];
   const Contiguous<float> anchor_rows(anchors), label_rows(labels);
   const Anchors columns(anchor_rows.data(), n);

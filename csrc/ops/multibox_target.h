@@ -20,4 +20,9 @@ struct MultiboxTarget {
 void multibox_target(const Tensor& anchors, const Tensor& labels, bool skip_padding, const MultiboxTarget& out,
                      int num_threads);
 
+namespace cuda {
+void multibox_target(const Tensor& anchors, const Tensor& labels, bool skip_padding, Stream stream,
+                     const MultiboxTarget& out);
+}
+
 }  // namespace visdeploy

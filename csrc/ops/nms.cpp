@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/contiguous.h"
+#include "core/device.h"
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/parallel.h"
@@ -15,29 +16,20 @@ namespace visdeploy {
 namespace {
 
 constexpr double kBoxNs = 50;
+constexpr std::int64_t kMostShifted = 1000;
 
-void check(const char* op, const Tensor& boxes, const Tensor& scores, const NmsOptions& options) {
-  VD_CHECK(boxes.dtype == DType::kFloat32 || boxes.dtype == DType::kFloat64, "[", op,
-           "] boxes: expected float32 or float64, got ", name(boxes.dtype));
-  VD_CHECK(boxes.rank() == 2 && boxes.shape[1] == 4, "[", op, "] boxes: expected (N, 4), got ", boxes.shape_text());
-  VD_CHECK(boxes.shape[0] <= std::numeric_limits<std::int32_t>::max(), "[", op,
-           "] boxes: expected fewer than 2^31, got ", boxes.shape[0]);
-  VD_CHECK(scores.dtype == boxes.dtype, "[", op, "] scores: expected ", name(boxes.dtype), " as the boxes are, got ",
-           name(scores.dtype));
-  VD_CHECK(scores.rank() == 1 && scores.shape[0] == boxes.shape[0], "[", op, "] scores: expected (", boxes.shape[0],
-           ",) for the boxes ", boxes.shape_text(), ", got ", scores.shape_text());
-  VD_CHECK(!std::isnan(options.iou_threshold), "[", op, "] iou_threshold: expected a number, got NaN");
-  VD_CHECK(!options.score_threshold || !std::isnan(*options.score_threshold), "[", op,
-           "] score_threshold: expected a number, got NaN");
-  VD_CHECK(!options.max_output || *options.max_output >= 0, "[", op, "] max_output: expected None or at least 0, got ",
-           options.max_output.value_or(0));
-}
-
-void check_labels(const Tensor& boxes, const Tensor& labels) {
+// As check_nms.
+std::optional<Stream> check(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
+                            const NmsOptions& options) {
+  check_nms("batched_nms", boxes, scores, options);
   VD_CHECK(labels.dtype == DType::kInt64, "[batched_nms] labels: expected int64, got ", name(labels.dtype));
   VD_CHECK(labels.rank() == 1 && labels.shape[0] == boxes.shape[0], "[batched_nms] labels: expected (", boxes.shape[0],
            ",) for the boxes ", boxes.shape_text(), ", got ", labels.shape_text());
+  return device_of("batched_nms", {{"boxes", &boxes}, {"scores", &scores}, {"labels", &labels}});
 }
+
+// Whether torchvision takes each label by itself.
+bool is_exact(const Tensor& boxes) { return boxes.rank() > 0 && boxes.shape[0] > kMostShifted; }
 
 std::int64_t limit(const NmsOptions& options) {
   return options.max_output.value_or(std::numeric_limits<std::int64_t>::max());
@@ -118,6 +110,24 @@ std::vector<std::int64_t> with_type(const Tensor& boxes, const Tensor& scores, c
 
 }  // namespace
 
+std::optional<Stream> check_nms(const char* op, const Tensor& boxes, const Tensor& scores, const NmsOptions& options) {
+  VD_CHECK(boxes.dtype == DType::kFloat32 || boxes.dtype == DType::kFloat64, "[", op,
+           "] boxes: expected float32 or float64, got ", name(boxes.dtype));
+  VD_CHECK(boxes.rank() == 2 && boxes.shape[1] == 4, "[", op, "] boxes: expected (N, 4), got ", boxes.shape_text());
+  VD_CHECK(boxes.shape[0] <= std::numeric_limits<std::int32_t>::max(), "[", op,
+           "] boxes: expected fewer than 2^31, got ", boxes.shape[0]);
+  VD_CHECK(scores.dtype == boxes.dtype, "[", op, "] scores: expected ", name(boxes.dtype), " as the boxes are, got ",
+           name(scores.dtype));
+  VD_CHECK(scores.rank() == 1 && scores.shape[0] == boxes.shape[0], "[", op, "] scores: expected (", boxes.shape[0],
+           ",) for the boxes ", boxes.shape_text(), ", got ", scores.shape_text());
+  VD_CHECK(!std::isnan(options.iou_threshold), "[", op, "] iou_threshold: expected a number, got NaN");
+  VD_CHECK(!options.score_threshold || !std::isnan(*options.score_threshold), "[", op,
+           "] score_threshold: expected a number, got NaN");
+  VD_CHECK(!options.max_output || *options.max_output >= 0, "[", op, "] max_output: expected None or at least 0, got ",
+           options.max_output.value_or(0));
+  return device_of(op, {{"boxes", &boxes}, {"scores", &scores}});
+}
+
 template <class T>
 void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
               std::vector<std::int64_t>& kept) {
@@ -184,14 +194,13 @@ template std::vector<std::int64_t> suppress_by_label(const float*, const std::ui
                                                      std::int64_t, int);
 
 std::vector<std::int64_t> nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options) {
-  check("nms", boxes, scores, options);
+  check_nms("nms", boxes, scores, options);
   return with_type(boxes, scores, [&](const auto* b, const auto* s) { return nms_of(b, s, boxes.shape[0], options); });
 }
 
 std::vector<std::int64_t> batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
                                       const NmsOptions& options, int num_threads) {
-  check("batched_nms", boxes, scores, options);
-  check_labels(boxes, labels);
+  check(boxes, scores, labels, options);
   const Contiguous<std::int64_t> ids(labels);
   return with_type(boxes, scores, [&](const auto* b, const auto* s) {
     return batched_nms_of(b, s, ids, boxes.shape[0], options, num_threads);
@@ -200,15 +209,29 @@ std::vector<std::int64_t> batched_nms(const Tensor& boxes, const Tensor& scores,
 
 std::vector<std::int64_t> shifted_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
                                       const NmsOptions& options, int num_threads) {
-  constexpr std::int64_t kMostShifted = 1000;
-  if (boxes.rank() > 0 && boxes.shape[0] > kMostShifted) {
-    return batched_nms(boxes, scores, labels, options, num_threads);
-  }
-  check("batched_nms", boxes, scores, options);
-  check_labels(boxes, labels);
+  if (is_exact(boxes)) return batched_nms(boxes, scores, labels, options, num_threads);
+  check(boxes, scores, labels, options);
   const Contiguous<std::int64_t> ids(labels);
   return with_type(boxes, scores,
                    [&](const auto* b, const auto* s) { return shifted_nms_of(b, s, ids, boxes.shape[0], options); });
+}
+
+void nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options, const IndicesOut& out) {
+  const Stream stream = check_nms("nms", boxes, scores, options).value();
+  cuda::nms(boxes, scores, options, stream, out);
+}
+
+void batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels, const NmsOptions& options,
+                 const IndicesOut& out) {
+  const Stream stream = check(boxes, scores, labels, options).value();
+  cuda::batched_nms(boxes, scores, labels, options, stream, out);
+}
+
+void shifted_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels, const NmsOptions& options,
+                 const IndicesOut& out) {
+  if (is_exact(boxes)) return batched_nms(boxes, scores, labels, options, out);
+  const Stream stream = check(boxes, scores, labels, options).value();
+  cuda::shifted_nms(boxes, scores, labels, options, stream, out);
 }
 
 }  // namespace visdeploy

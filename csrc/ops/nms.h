@@ -28,6 +28,24 @@ std::vector<std::int64_t> batched_nms(const Tensor& boxes, const Tensor& scores,
 std::vector<std::int64_t> shifted_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
                                       const NmsOptions& options, int num_threads);
 
+// What all of them refuse, before anything is allocated for them; the stream of arguments on a device.
+std::optional<Stream> check_nms(const char* op, const Tensor& boxes, const Tensor& scores, const NmsOptions& options);
+
+// Where indices go on a device: room for `capacity`, and how many there are, which may be more. Nothing is written past
+// the room.
+struct IndicesOut {
+  std::int64_t* indices;
+  std::int64_t capacity;
+  std::int64_t* count;
+};
+
+// The same three for arrays on a device, on its stream; nobody waits.
+void nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options, const IndicesOut& out);
+void batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels, const NmsOptions& options,
+                 const IndicesOut& out);
+void shifted_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels, const NmsOptions& options,
+                 const IndicesOut& out);
+
 // For ops that bring their own candidates, float or double: n rows of x1, y1, x2, y2, best first, to the indices kept,
 // ascending, at most max_output of them.
 template <class T>
@@ -55,5 +73,12 @@ template <class T>
 void suppress(const T* boxes, std::int64_t n, double iou_threshold, std::int64_t max_output,
               std::vector<std::int64_t>& kept);
 }
+namespace cuda {
+void nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options, Stream stream, const IndicesOut& out);
+void batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels, const NmsOptions& options,
+                 Stream stream, const IndicesOut& out);
+void shifted_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels, const NmsOptions& options,
+                 Stream stream, const IndicesOut& out);
+}  // namespace cuda
 
 }  // namespace visdeploy

@@ -14,16 +14,7 @@ struct Entry {
   std::uint32_t index;
 };
 
-// Ascending keys are descending scores; NaN comes before all.
-template <class Key, class T>
-Key key_of(T score) {
-  if (score != score) return 0;
-  score += T{0};  // minus zero becomes zero
-  Key bits;
-  std::memcpy(&bits, &score, sizeof(bits));
-  constexpr Key kSign = Key{1} << (8 * sizeof(Key) - 1);
-  return bits & kSign ? bits : ~(bits | kSign);
-}
+#include "ops/score_key.h"
 
 int bit_width(std::uint64_t x) { return x ? 64 - __builtin_clzll(x) : 0; }
 

@@ -9,6 +9,14 @@ from numpy.typing import NDArray
 Size = tuple[int, int]
 Rle = dict[str, Any]
 
+class DeviceArray:
+    """An array in the memory of a CUDA device, which every framework can take over by DLPack."""
+
+    def __init__(self, array: NDArray[Any], device: int = 0) -> None: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def numpy(self) -> NDArray[Any]: ...
+
 def cpu_quota() -> int: ...
 def cuda_devices() -> int: ...
 def cuda_version() -> str: ...
@@ -22,8 +30,9 @@ def nms(
     score_threshold: float | None,
     max_output: int | None,
     num_threads: int | None,
+    out: Any,
 ) -> Any: ...
-def box_iou(a: Any, b: Any, num_threads: int | None) -> Any: ...
+def box_iou(a: Any, b: Any, num_threads: int | None, out: Any) -> Any: ...
 def batched_nms(
     boxes: Any,
     scores: Any,
@@ -33,6 +42,7 @@ def batched_nms(
     score_threshold: float | None,
     max_output: int | None,
     num_threads: int | None,
+    out: Any,
 ) -> Any: ...
 def null(x: Any, out: Any) -> Any: ...
 def encode(mask: Any, axis: int, num_threads: int | None, out: Any) -> Any: ...
@@ -58,6 +68,7 @@ def decode_boxes(
     weights: Sequence[float] | None,
     clip: tuple[float, float] | None,
     num_threads: int | None,
+    out: Any,
 ) -> Any: ...
 def encode_boxes(
     boxes: Any,
@@ -65,10 +76,17 @@ def encode_boxes(
     variances: Sequence[float] | None,
     weights: Sequence[float] | None,
     num_threads: int | None,
+    out: Any,
 ) -> Any: ...
 def multibox_target(anchors: Any, labels: Any, skip_padding: bool, num_threads: int | None) -> tuple[Any, Any, Any]: ...
 def multibox_detection(
-    cls_probs: Any, offsets: Any, anchors: Any, nms_threshold: float, pos_threshold: float, num_threads: int | None
+    cls_probs: Any,
+    offsets: Any,
+    anchors: Any,
+    nms_threshold: float,
+    pos_threshold: float,
+    num_threads: int | None,
+    out: Any,
 ) -> Any: ...
 def detect(
     logits: Any,
@@ -82,4 +100,5 @@ def detect(
     max_det: int,
     mode: str,
     num_threads: int | None,
-) -> list[tuple[Any, Any, Any]]: ...
+    out: Any,
+) -> Any: ...

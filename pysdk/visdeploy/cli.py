@@ -324,20 +324,46 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def check(as_json: AsJson = False) -> None:
+def check(
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run every op on the GPU and compare it with the CPU.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Say what this machine can run, why not the rest, and what to install."""
+    if gpu:
+        return _check_gpu(as_json)
     from visdeploy.engines import cpu_quota, status
+    from visdeploy.native import cuda_status
 
     entries = status()
+    cuda, sentence = cuda_status()
     if as_json:
         engines = [{"name": entry.name, "version": entry.version, "reason": entry.reason} for entry in entries]
-        print(json.dumps({"visdeploy": __version__, "cpus": cpu_quota(), "engines": engines}))
+        kernels = {"version": cuda, "reason": sentence}
+        print(json.dumps({"visdeploy": __version__, "cpus": cpu_quota(), "engines": engines, "cuda": kernels}))
         return
     print(f"visdeploy {__version__}, Python {sys.version.split()[0]}, {cpu_quota()} CPUs for this process")
     for entry in entries:
         print(f"  {entry.name:<12} {'yes' if entry.version else 'no ':<4} {entry.version or entry.reason}")
+    print(f"  {'CUDA kernels':<12} {'yes' if cuda else 'no ':<4} {sentence}")
     if all(entry.version is None for entry in entries):
         raise MissingDependencyError("no engine can run here; the usual one is: pip install 'visdeploy[openvino]'")
+
+
+def _check_gpu(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from visdeploy import gpu_check
+
+    rows = gpu_check.run()
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows]))
+    else:
+        for row in rows:
+            answer = f"differs at {', '.join(row.different)}" if row.different else "as on the CPU"
+            print(f"  {row.op:<18} {row.cases:>4} cases {row.seconds:7.1f} s  {answer}")
+    different = [row.op for row in rows if row.different]
+    if different:
+        raise CheckFailedError(f"answers on the GPU differ from the CPU's: {', '.join(different)}")
 
 
 def _open_data(path: Path, format: str, masks: str | None) -> "Dataset":

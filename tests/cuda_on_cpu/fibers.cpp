@@ -357,6 +357,7 @@ void run_block() {
   block.ready_warps = 0;
   block.warp = 0;
   if (seeded) {
+    block.warp = static_cast<unsigned>(random_number() % block.warps);
     const std::uint64_t style = random_number();
     mix_warps = style & 1;
     mix_lanes = style & 2;
@@ -375,7 +376,7 @@ void run_block() {
 void run_grid() {
   const std::uint64_t count = std::uint64_t{gridDim.x} * gridDim.y * gridDim.z;
   std::uint64_t at = 0, stride = 1;  // coprime to the count, so that every block has its turn
-  if (seeded && count > 2) {
+  if (seeded && count > 1) {
     at = random_number() % count;
     do stride = random_number() % count;
     while (std::gcd(stride, count) != 1);
@@ -436,21 +437,21 @@ std::uint64_t warp_collective(Op op, unsigned mask, std::uint64_t value, int sou
     fault(waits(self) + text_of(", which names lane %d, absent or exited", __builtin_ctz(mask & ~warp.live)));
   }
   Thread* const lanes = &threads[self.number / 32 * 32];
-  if (const unsigned others = warp.at_warp_barrier & mask) {
-    const Thread& other = lanes[__builtin_ctz(others)];
-    if (other.mask != mask || other.op != op) fault("mismatch in a warp: " + waits(other) + " while " + waits(self));
-  }
   const unsigned lowest = static_cast<unsigned>(__builtin_ctz(mask));
   void* const sync = &warp.sync[lowest][warp.phase[lowest]];
   release(sync);
   warp.at_warp_barrier |= bit_of(self);
-  if ((warp.at_warp_barrier & mask) == mask) {
-    std::uint64_t votes = 0;
-    for (unsigned l = mask; l; l &= l - 1) {
-      const Thread& other = lanes[__builtin_ctz(l)];
-      if (other.mask != mask || other.op != op) fault("mismatch in a warp: " + waits(other) + " while " + waits(self));
-      if (other.value) votes |= bit_of(other);
-    }
+  // A lane that waits with another mask may come to this one later; but not if it waits for this lane there.
+  bool complete = (warp.at_warp_barrier & mask) == mask;
+  std::uint64_t votes = 0;
+  for (unsigned l = complete ? mask : 0; l; l &= l - 1) {
+    const Thread& other = lanes[__builtin_ctz(l)];
+    const bool agrees = other.mask == mask && other.op == op;
+    if (!agrees && other.mask & bit_of(self)) fault("mismatch in a warp: " + waits(other) + " while " + waits(self));
+    complete &= agrees;
+    if (other.value) votes |= bit_of(other);
+  }
+  if (complete) {
     for (unsigned l = mask; l; l &= l - 1) {
       Thread& to = lanes[__builtin_ctz(l)];
       if (op == Op::kBallot) to.result = votes;

@@ -209,6 +209,7 @@ def decode_boxes(
     weights: Sequence[float] | None = None,
     clip: tuple[float, float] | None = None,
     num_threads: int | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Turn predicted offsets from anchors into boxes, by one of two rules.
 
@@ -223,6 +224,7 @@ def decode_boxes(
         weights: Four divisors of the offsets. Exactly one of the two is given.
         clip: (H, W) to clip the boxes to, in the anchors' unit. NaN is kept.
         num_threads: None decides by the work.
+        out: An array on the same CUDA device that takes the answer; then nothing is allocated for it.
 
     Returns:
         Boxes, float32 of the shape of `offsets`.
@@ -236,7 +238,7 @@ def decode_boxes(
         >>> decode_boxes(offset, anchor, variances=(0.1, 0.2))
         array([[ 1.,  0., 11., 20.]], dtype=float32)
     """
-    return _core.decode_boxes(offsets, anchors, variances, weights, clip, num_threads)
+    return _core.decode_boxes(offsets, anchors, variances, weights, clip, num_threads, out)
 
 
 def encode_boxes(
@@ -246,6 +248,7 @@ def encode_boxes(
     variances: Sequence[float] | None = None,
     weights: Sequence[float] | None = None,
     num_threads: int | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Express boxes as offsets from their anchors, which `decode_boxes` turns back.
 
@@ -258,6 +261,7 @@ def encode_boxes(
         variances: Two factors, of centre and of size offsets, or four.
         weights: Four divisors of the offsets. Exactly one of the two is given.
         num_threads: None decides by the work.
+        out: An array on the same CUDA device that takes the answer; then nothing is allocated for it.
 
     Returns:
         dx, dy, dw, dh, float32 of the shape of `boxes`.
@@ -266,7 +270,7 @@ def encode_boxes(
         TypeError: An argument is not an array.
         InputError: A dtype, shape or number is wrong.
     """
-    return _core.encode_boxes(boxes, anchors, variances, weights, num_threads)
+    return _core.encode_boxes(boxes, anchors, variances, weights, num_threads, out)
 
 
 def multibox_target(
@@ -304,6 +308,7 @@ def multibox_detection(
     pos_threshold: float = 0.009999999,
     *,
     num_threads: int | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Read the book's detector: decode every anchor, and drop what overlaps a better box of any class.
 
@@ -317,6 +322,7 @@ def multibox_detection(
         nms_threshold: Largest IoU of two kept boxes.
         pos_threshold: Confidence below which a box becomes background.
         num_threads: Images worked on at a time; None decides by the work.
+        out: An array on the same CUDA device that takes the answer; then nothing is allocated for it.
 
     Returns:
         (B, N, 6) float32 rows of class, confidence, x1, y1, x2, y2: those kept, best first, then the others in the
@@ -326,4 +332,4 @@ def multibox_detection(
         TypeError: An argument is not an array.
         InputError: A dtype or shape is wrong, or a threshold is NaN.
     """
-    return _core.multibox_detection(cls_probs, offsets, anchors, nms_threshold, pos_threshold, num_threads)
+    return _core.multibox_detection(cls_probs, offsets, anchors, nms_threshold, pos_threshold, num_threads, out)

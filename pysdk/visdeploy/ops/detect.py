@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
 
 from visdeploy.mask import Array, _core
 
@@ -22,6 +22,42 @@ class Detections:
     labels: Array
 
 
+@overload
+def detect(
+    logits: Array,
+    offsets: Array,
+    anchors: Array,
+    *,
+    image_size: tuple[int, int],
+    weights: Sequence[float] = ...,
+    score_threshold: float = ...,
+    iou_threshold: float = ...,
+    top_k: int = ...,
+    max_det: int = ...,
+    mode: Literal["exact", "torchvision"] = ...,
+    num_threads: int | None = ...,
+    out: None = ...,
+) -> list[Detections]: ...
+
+
+@overload
+def detect(
+    logits: Array,
+    offsets: Array,
+    anchors: Array,
+    *,
+    image_size: tuple[int, int],
+    weights: Sequence[float] = ...,
+    score_threshold: float = ...,
+    iou_threshold: float = ...,
+    top_k: int = ...,
+    max_det: int = ...,
+    mode: Literal["exact", "torchvision"] = ...,
+    num_threads: int | None = ...,
+    out: tuple[Array, Array, Array, Array],
+) -> tuple[Array, Array, Array, Array]: ...
+
+
 def detect(
     logits: Array,
     offsets: Array,
@@ -35,7 +71,8 @@ def detect(
     max_det: int = 200,
     mode: Literal["exact", "torchvision"] = "exact",
     num_threads: int | None = None,
-) -> list[Detections]:
+    out: tuple[Array, Array, Array, Array] | None = None,
+) -> list[Detections] | tuple[Array, Array, Array, Array]:
     """Find objects as torchvision's `SSD.postprocess_detections` does, in one pass over the logits.
 
     Softmax; of each class but the background the `top_k` best above the threshold; boxes decoded from their anchors and
@@ -44,6 +81,9 @@ def detect(
 
     A row of logits with a NaN or +Inf, or of -Inf alone, has NaN scores, which never pass. A NaN in an offset or an
     anchor gives a box of NaN, which takes no part in NMS; clipping makes infinite coordinates finite.
+
+    On a CUDA device it takes about as much memory as the logits have, and 60 bytes for each of the `top_k` best of
+    every class, until it is done. It waits once, for the numbers of detections; with `out` not at all.
 
     Args:
         logits: (B, N, C) float32; class 0 is the background.
@@ -58,9 +98,11 @@ def detect(
         mode: "exact" keeps classes apart. "torchvision" does what its `batched_nms` does on a CPU: at most 1000
             candidates are kept apart by moving each class's coordinates, which rounds them.
         num_threads: None decides by the work.
+        out: Arrays on the same CUDA device that take the answer: boxes (B, max_det, 4) and scores (B, max_det) float32,
+            labels (B, max_det) and how many there are of each image (B,), int64. Behind those is zero.
 
     Returns:
-        B detections.
+        B detections, or `out`.
 
     Raises:
         TypeError: An argument is not an array.
@@ -84,5 +126,8 @@ def detect(
         max_det,
         mode,
         num_threads,
+        out,
     )
+    if out is not None:
+        return out
     return [Detections(*one) for one in found]

@@ -15,6 +15,7 @@ def nms(
     score_threshold: float | None = None,
     max_output: int | None = None,
     num_threads: int | None = None,
+    out: tuple[Array, Array] | None = None,
 ) -> Array:
     """Return the indices of the boxes to keep, best score first, as `torchvision.ops.nms` does on the CPU.
 
@@ -31,20 +32,23 @@ def nms(
         max_output: Return at most this many.
         num_threads: As the other ops have it, and without effect: one set of boxes is decided on one thread, because
             looking ahead on a second one was measured to cost more than it saves. `batched_nms` uses them.
+        out: For arrays on a CUDA device, contiguous int64 arrays there that take the answer: the indices, and in one
+            number how many there are, which may be more than fit. Then nothing waits for the device; otherwise the
+            number is waited for.
 
     Returns:
-        (K,) int64.
+        (K,) int64, or `out`.
 
     Raises:
         TypeError: An argument is not an array.
-        InputError: A dtype or shape is wrong, or a threshold is NaN.
+        InputError: A dtype or shape is wrong, or a threshold is NaN, or `out` is given for arrays on the CPU.
 
     Example:
         >>> boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 8], [20, 0, 29, 9]], np.float32)
         >>> nms(boxes, np.array([0.8, 0.9, 0.7], np.float32), 0.5)
         array([1, 2])
     """
-    return _core.nms(boxes, scores, iou_threshold, score_threshold, max_output, num_threads)
+    return _core.nms(boxes, scores, iou_threshold, score_threshold, max_output, num_threads, out)
 
 
 def batched_nms(
@@ -57,6 +61,7 @@ def batched_nms(
     score_threshold: float | None = None,
     max_output: int | None = None,
     num_threads: int | None = None,
+    out: tuple[Array, Array] | None = None,
 ) -> Array:
     """Suppress within each label, see `nms`, and return what all of them keep, best score first.
 
@@ -71,24 +76,26 @@ def batched_nms(
         score_threshold: Leave out boxes whose score is not above this.
         max_output: Return at most this many, of all labels together.
         num_threads: Labels taken at a time; None decides by the work.
+        out: As in `nms`.
 
     Returns:
-        (K,) int64.
+        (K,) int64, or `out`.
 
     Raises:
         TypeError: An argument is not an array.
-        InputError: A dtype, shape or mode is wrong, or a threshold is NaN.
+        InputError: A dtype, shape or mode is wrong, or a threshold is NaN, or `out` is given for arrays on the CPU.
     """
-    return _core.batched_nms(boxes, scores, labels, iou_threshold, mode, score_threshold, max_output, num_threads)
+    return _core.batched_nms(boxes, scores, labels, iou_threshold, mode, score_threshold, max_output, num_threads, out)
 
 
-def box_iou(a: Array, b: Array, *, num_threads: int | None = None) -> Array:
+def box_iou(a: Array, b: Array, *, num_threads: int | None = None, out: Array | None = None) -> Array:
     """Return the intersection over union of every box of `a` with every box of `b`, as `torchvision.ops.box_iou` does.
 
     Args:
         a: (N, 4) float32 or float64 corners x1, y1, x2, y2.
         b: (M, 4) of the same dtype.
         num_threads: Rows computed at a time; None decides by the work.
+        out: A contiguous array on the same CUDA device that takes the answer; then nothing is allocated for it.
 
     Returns:
         (N, M) of the dtype of the boxes; NaN where the union is zero.
@@ -97,4 +104,4 @@ def box_iou(a: Array, b: Array, *, num_threads: int | None = None) -> Array:
         TypeError: An argument is not an array.
         InputError: A dtype or shape is wrong.
     """
-    return _core.box_iou(a, b, num_threads)
+    return _core.box_iou(a, b, num_threads, out)
