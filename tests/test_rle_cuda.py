@@ -270,6 +270,14 @@ def test_running_out_of_memory_anywhere_leaves_nothing_behind(shim: ctypes.CDLL,
     assert op() == rles
 
 
+@pytest.mark.parametrize("shape", [(2**62, 1, 1), (2**40, 2**10, 2**10), (2**30, 1, 2**32 - 1)])
+def test_more_masks_than_memory_are_refused(shim: ctypes.CDLL, shape: tuple[int, int, int]) -> None:
+    live = shim.shim_live_allocations()
+    with pytest.raises(CudaError, match="out of memory"):
+        mask.encode(CudaArray(np.broadcast_to(np.uint8(1), shape)), axis=0)
+    assert shim.shim_live_allocations() == live
+
+
 def test_any_call_may_fail(shim: ctypes.CDLL) -> None:
     op, rles = cases()["encode"]
     assert op() == rles
