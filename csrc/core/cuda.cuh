@@ -56,11 +56,12 @@ class Scope {
 
 inline cudaStream_t handle(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
 
-// n values for what follows on the stream.
+// n values for what follows on the stream. More than could ever be addressed is more than there is.
 template <class T>
 class Memory {
  public:
-  Memory(Stream stream, std::int64_t n) : bytes_(stream, static_cast<std::size_t>(n) * sizeof(T)) {}
+  Memory(Stream stream, std::int64_t n)
+      : bytes_(stream, static_cast<std::size_t>(std::min<std::int64_t>(n, PTRDIFF_MAX / sizeof(T))) * sizeof(T)) {}
 
   T* data() const { return static_cast<T*>(bytes_.data()); }
 
