@@ -75,6 +75,7 @@ struct Tensor {
   }
 
   bool is_contiguous() const {
+    if (size() == 0) return true;
     std::int64_t expected = size_of(dtype);
     for (std::size_t i = shape.size(); i-- > 0; expected *= shape[i]) {
       if (shape[i] != 1 && strides[i] != expected) return false;
@@ -88,6 +89,14 @@ struct Tensor {
     view.data = at<std::byte>(index * strides[static_cast<std::size_t>(axis)]);
     view.shape.erase(view.shape.begin() + axis);
     view.strides.erase(view.strides.begin() + axis);
+    return view;
+  }
+
+  // The view with an axis of length one before `axis`.
+  Tensor insert(int axis) const {
+    Tensor view = *this;
+    view.shape.insert(view.shape.begin() + axis, 1);
+    view.strides.insert(view.strides.begin() + axis, 0);
     return view;
   }
 
