@@ -173,6 +173,14 @@ def _semantic_map(n: int, seed: int) -> Case:
     return (np.stack([blobs(height // 3 + 1, width // 2 + 1, rng) for _ in range(4)]), (height, width)), {}
 
 
+def _letterbox(n: int, seed: int) -> Case:
+    rng = np.random.default_rng(seed)
+    height, width = _side(n)
+    image = rng.integers(0, 256, (height, width, 3), np.uint8)
+    ways = ("nearest", "bilinear", "area")
+    return (image, (height // 2 + 1, width // 3 + 1), (height + 1, width + 1)), {"interpolation": ways[n % 3]}
+
+
 def _null(n: int, seed: int) -> Case:
     return (np.random.default_rng(seed).random(n, np.float32),), {}
 
@@ -189,5 +197,6 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[[int, int], Case]]] = {
     "multibox_target": (ops.multibox_target, _multibox_target),
     "encode": (mask.encode, _encode),
     "encode_logits": (mask.encode_logits, _encode_logits),
+    "letterbox": (ops.letterbox, _letterbox),
     "semantic_map": (ops.semantic_map, _semantic_map),
 }

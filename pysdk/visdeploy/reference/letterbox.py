@@ -8,14 +8,16 @@ def weights(interpolation: str, before: int, after: int) -> NDArray[np.float64]:
     """What each of `before` pixels gives to each of `after`, (after, before)."""
     if interpolation == "nearest":
         at = np.floor(np.arange(after) * (1 / (after / before))).astype(int)
-        return np.eye(before)[np.minimum(at, before - 1)]
+        chosen: NDArray[np.float64] = np.eye(before)[np.minimum(at, before - 1)]
+        return chosen
     if interpolation == "area":
         edges = np.arange(after + 1)[:, None] * before / after
         pixels = np.arange(before)
-        overlap = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
-        return np.maximum(overlap, 0) * after / before
+        overlap: NDArray[np.float64] = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+        return overlap.clip(0) * after / before
     centres = np.clip((np.arange(after)[:, None] + 0.5) * before / after - 0.5, 0, before - 1)
-    return np.maximum(0, 1 - np.abs(centres - np.arange(before)))
+    near: NDArray[np.float64] = 1 - np.abs(centres - np.arange(before))
+    return near.clip(0)
 
 
 def letterbox(
