@@ -143,7 +143,8 @@ def _on_cuda(function: Callable[..., Any]) -> Callable[..., Any]:
 def _labelled(argument: Any) -> Any:
     if type(argument).__module__ == "torch" and hasattr(argument, "numpy"):
         argument = argument.detach().numpy()
-    return CudaArray(argument) if isinstance(argument, np.ndarray) and argument.dtype.isnative and argument.dtype != object else argument
+    known = isinstance(argument, np.ndarray) and argument.dtype.isnative and argument.dtype != object
+    return CudaArray(argument) if known else argument
 
 
 def _plain(answer: Any, torch: bool) -> Any:

@@ -129,8 +129,8 @@ class Texts {
 py::object encode(const py::object& mask, int axis, const py::object& num_threads, const py::object& out) {
   const Array array(mask, "encode", "mask");
   const int n = threads(num_threads, "encode");
-  const std::vector<py::object> lent = outputs(out, 2, array, "encode");
   if (!out.is_none()) {
+    const std::vector<py::object> lent = outputs(out, 2, array, "encode");
     const int rank = array->rank();
     Texts result(array, rank == 3 ? array->shape[axis == 0 ? 0 : 2] : 1, lent, 0, "encode");
     const py::gil_scoped_release release;
@@ -150,9 +150,9 @@ py::object encode_logits(const py::object& logits, std::optional<Size> size, flo
                          const py::object& num_threads, const py::object& out) {
   const Array array(logits, "encode_logits", "logits");
   const int n = threads(num_threads, "encode_logits");
-  const std::vector<py::object> lent = outputs(out, 2, array, "encode_logits");
   const LogitsOptions options{size, valid, threshold};
   if (!out.is_none()) {
+    const std::vector<py::object> lent = outputs(out, 2, array, "encode_logits");
     Texts result(array, array->rank() == 3 ? array->shape[0] : 1, lent, 0, "encode_logits");
     const py::gil_scoped_release release;
     visdeploy::encode_logits(*array, options, result.out());

@@ -92,6 +92,14 @@ struct Tensor {
     return view;
   }
 
+  // The view with an axis of length one before `axis`.
+  Tensor insert(int axis) const {
+    Tensor view = *this;
+    view.shape.insert(view.shape.begin() + axis, 1);
+    view.strides.insert(view.strides.begin() + axis, 0);
+    return view;
+  }
+
   // "(4, 3)"
   std::string shape_text() const {
     std::string text = "(";

@@ -29,14 +29,18 @@ void mirror(const std::uint8_t* source, std::int64_t step, std::uint8_t* out, st
 
 }  // namespace
 
-bool interleaved(const Tensor& masks) {
-  return masks.shape[0] >= 8 && masks.strides[0] == 1 && std::abs(masks.strides[1]) >= 8 &&
-         std::abs(masks.strides[2]) >= 8;
+bool interleaved(const Tensor& masks, int items_axis) {
+  if (masks.rank() != 3 || masks.shape[static_cast<std::size_t>(items_axis)] < 8) return false;
+  for (int axis = 0; axis < 3; ++axis) {
+    const std::int64_t stride = std::abs(masks.strides[static_cast<std::size_t>(axis)]);
+    if (axis == items_axis ? masks.strides[static_cast<std::size_t>(axis)] != 1 : stride < 8) return false;
+  }
+  return true;
 }
 
-Deinterleaved deinterleave(const Tensor& masks, std::int64_t first) {
-  const Tensor one = masks.select(0, first);
-  const std::int64_t n = std::min(kInterleaved, masks.shape[0] - first);
+Deinterleaved deinterleave(const Tensor& masks, int items_axis, std::int64_t first) {
+  const Tensor one = masks.select(items_axis, first);
+  const std::int64_t n = std::min(kInterleaved, masks.shape[static_cast<std::size_t>(items_axis)] - first);
   const bool rows = std::abs(one.strides[1]) <= std::abs(one.strides[0]);
   const std::size_t along = rows ? 1 : 0;
   const std::int64_t length = one.shape[along], lines = one.shape[1 - along], step = one.strides[along];

@@ -13,14 +13,14 @@ namespace visdeploy {
 // and again.
 constexpr std::int64_t kInterleaved = 32;
 
-// Is this the layout of these masks (N, H, W), and are they enough for deinterleave to pay?
-bool interleaved(const Tensor& masks);
+// Is this the layout of the masks that `items_axis` counts, and are they enough for deinterleave to pay?
+bool interleaved(const Tensor& masks, int items_axis);
 
 // The masks from `first` on, at most kInterleaved, each in memory of its own.
 struct Deinterleaved {
   std::unique_ptr<std::uint8_t[]> memory;
   std::vector<Tensor> masks;
 };
-Deinterleaved deinterleave(const Tensor& masks, std::int64_t first);
+Deinterleaved deinterleave(const Tensor& masks, int items_axis, std::int64_t first);
 
 }  // namespace visdeploy

@@ -23,55 +23,60 @@ void decode_one(const Encoded& mask, Order order, std::uint8_t* out) {
   cpu::decode(mask, order, out);
 }
 
-// Gives the masks as (N, H, W).
-Tensor check_encode(Tensor masks, int axis) {
+// The axis that counts masks; those of rank 2 have none.
+int check_encode(const Tensor& masks, int axis) {
   const int rank = masks.rank();
   VD_CHECK(masks.dtype == DType::kUint8 || masks.dtype == DType::kBool, "[encode] mask: expected uint8 or bool, got ",
            name(masks.dtype));
   VD_CHECK(rank == 2 || rank == 3, "[encode] mask: expected 2-D or 3-D, got ", rank, "-D");
   VD_CHECK(axis == 0 || axis == -1, "[encode] axis: expected 0 or -1, got ", axis);
-  const std::string shape_text = masks.shape_text();
-  if (rank == 2) {
-    masks.shape.insert(masks.shape.begin(), 1);
-    masks.strides.insert(masks.strides.begin(), 0);
-  } else if (axis == -1) {
-    std::rotate(masks.shape.begin(), masks.shape.begin() + 2, masks.shape.end());
-    std::rotate(masks.strides.begin(), masks.strides.begin() + 2, masks.strides.end());
-  }
-  VD_CHECK(masks.shape[0] == 0 || masks.shape[1] * masks.shape[2] <= kMaxPixels, "[encode] mask: at most ", kMaxPixels,
-           " pixels, got shape ", shape_text);
+  const int items_axis = axis == 0 ? 0 : rank - 1;
+  const std::size_t y = rank == 3 && items_axis == 0 ? 1 : 0;
+  const bool none = rank == 3 && masks.shape[static_cast<std::size_t>(items_axis)] == 0;
+  VD_CHECK(none || masks.shape[y] * masks.shape[y + 1] <= kMaxPixels, "[encode] mask: at most ", kMaxPixels,
+           " pixels, got shape ", masks.shape_text());
+  return items_axis;
+}
+
+// Masks as (N, H, W).
+Tensor stacked(Tensor masks, int items_axis) {
+  if (masks.rank() == 2) return masks.insert(0);
+  std::rotate(masks.shape.begin(), masks.shape.begin() + items_axis, masks.shape.end());
+  std::rotate(masks.strides.begin(), masks.strides.begin() + items_axis, masks.strides.end());
   return masks;
 }
 
 }  // namespace
 
-std::vector<std::string> encode(const Tensor& tensor, int axis, int num_threads) {
-  const Tensor masks = check_encode(tensor, axis);
-  const std::int64_t n = masks.shape[0], height = masks.shape[1], width = masks.shape[2];
+std::vector<std::string> encode(const Tensor& masks, int axis, int num_threads) {
+  const int items_axis = check_encode(masks, axis), rank = masks.rank();
   if (const auto stream = device_of("encode", {{"mask", &masks}})) {
-    return cuda::read_texts("encode", n, height, width, *stream,
-                            [&](const TextsOut& out) { cuda::encode(masks, *stream, out); });
+    const Tensor stack = stacked(masks, items_axis);
+    return cuda::read_texts("encode", stack.shape[0], stack.shape[1], stack.shape[2], *stream,
+                            [&](const TextsOut& out) { cuda::encode(stack, *stream, out); });
   }
+  const std::int64_t n = rank == 3 ? masks.shape[static_cast<std::size_t>(items_axis)] : 1;
   std::vector<std::string> texts(static_cast<std::size_t>(n));
   const double work = static_cast<double>(masks.size()) / 12;
   const int used_threads = choose_threads(num_threads, work);
-  if (interleaved(masks)) {
+  if (interleaved(masks, items_axis)) {
     parallel_for((n + kInterleaved - 1) / kInterleaved, used_threads, [&](std::int64_t group) {
-      const Deinterleaved some = deinterleave(masks, group * kInterleaved);
+      const Deinterleaved some = deinterleave(masks, items_axis, group * kInterleaved);
       std::transform(some.masks.begin(), some.masks.end(), texts.begin() + group * kInterleaved, encode_one);
     });
     return texts;
   }
-  parallel_for(n, used_threads,
-               [&](std::int64_t i) { texts[static_cast<std::size_t>(i)] = encode_one(masks.select(0, i)); });
+  parallel_for(n, used_threads, [&](std::int64_t i) {
+    texts[static_cast<std::size_t>(i)] = encode_one(rank == 3 ? masks.select(items_axis, i) : masks);
+  });
   return texts;
 }
 
-void encode(const Tensor& tensor, int axis, const TextsOut& out) {
-  const Tensor masks = check_encode(tensor, axis);
+void encode(const Tensor& masks, int axis, const TextsOut& out) {
+  const int items_axis = check_encode(masks, axis);
   const auto stream = device_of("encode", {{"mask", &masks}});
   VD_CHECK(stream, "[encode] out: only for masks on a CUDA device, got masks in CPU memory");
-  cuda::encode(masks, *stream, out);
+  cuda::encode(stacked(masks, items_axis), *stream, out);
 }
 
 void check_decode(const std::vector<Encoded>& masks) {

@@ -28,26 +28,22 @@ Tensor crop(const char* op, Tensor logits, const std::optional<Size>& valid) {
   return logits;
 }
 
-struct LogitsCall {
-  Tensor logits;  // (N, h, w)
-  Size size;
-};
-
-LogitsCall check_encode_logits(const Tensor& logits, const LogitsOptions& options) {
+// The logits to use, and the size of their masks.
+std::pair<Tensor, Size> check_encode_logits(const Tensor& logits, const LogitsOptions& options) {
   const int rank = logits.rank();
   VD_CHECK(logits.dtype == DType::kFloat32, "[encode_logits] logits: expected float32, got ", name(logits.dtype));
   VD_CHECK(rank == 2 || rank == 3, "[encode_logits] logits: expected (h, w) or (N, h, w), got shape ",
            logits.shape_text());
   VD_CHECK(!std::isnan(options.threshold), "[encode_logits] threshold: expected a number, got NaN");
   Tensor used = crop("encode_logits", logits, options.valid);
-  if (rank == 2) {
-    used.shape.insert(used.shape.begin(), 1);
-    used.strides.insert(used.strides.begin(), 0);
-  }
-  const Size size = options.size.value_or(Size{used.shape[1], used.shape[2]});
+  const auto last = static_cast<std::size_t>(rank - 1);
+  const Size size = options.size.value_or(Size{used.shape[last - 1], used.shape[last]});
   check_size("encode_logits", size);
-  return {used, size};
+  return {std::move(used), size};
 }
+
+// Logits as (N, h, w).
+Tensor stacked(const Tensor& logits) { return logits.rank() == 3 ? logits : logits.insert(0); }
 
 Tensor check_semantic_map(const Tensor& logits, Size size, std::optional<Size> valid) {
   VD_CHECK(logits.dtype == DType::kFloat32, "[semantic_map] logits: expected float32, got ", name(logits.dtype));
@@ -75,27 +71,31 @@ void check_size(const char* op, const Size& size) {
 }
 
 std::vector<std::string> encode_logits(const Tensor& logits, const LogitsOptions& options, int num_threads) {
-  const LogitsCall call = check_encode_logits(logits, options);
-  const std::int64_t n = call.logits.shape[0];
-  const auto [height, width] = call.size;
+  const auto call = check_encode_logits(logits, options);
+  const Tensor& used = call.first;
+  const Size size = call.second;
+  const std::int64_t n = used.rank() == 3 ? used.shape[0] : 1;
   if (const auto stream = device_of("encode_logits", {{"logits", &logits}})) {
-    return cuda::read_texts("encode_logits", n, height, width, *stream, [&](const TextsOut& out) {
-      cuda::encode_logits(call.logits, call.size, options.threshold, *stream, out);
+    const Tensor stack = stacked(used);
+    return cuda::read_texts("encode_logits", n, size.first, size.second, *stream, [&](const TextsOut& out) {
+      cuda::encode_logits(stack, size, options.threshold, *stream, out);
     });
   }
   std::vector<std::string> texts(static_cast<std::size_t>(n));
-  const double work = static_cast<double>(n * (call.logits.size() / std::max<std::int64_t>(n, 1) + height * width / 8));
+  const double work =
+      static_cast<double>(n * (used.size() / std::max<std::int64_t>(n, 1) + size.first * size.second / 8));
   parallel_for(n, choose_threads(num_threads, work), [&](std::int64_t i) {
-    texts[static_cast<std::size_t>(i)] = encode_one(call.logits.select(0, i), call.size, options.threshold);
+    const Tensor& one = used.rank() == 3 ? used.select(0, i) : used;
+    texts[static_cast<std::size_t>(i)] = encode_one(one, size, options.threshold);
   });
   return texts;
 }
 
 void encode_logits(const Tensor& logits, const LogitsOptions& options, const TextsOut& out) {
-  const LogitsCall call = check_encode_logits(logits, options);
+  const auto [used, size] = check_encode_logits(logits, options);
   const auto stream = device_of("encode_logits", {{"logits", &logits}});
   VD_CHECK(stream, "[encode_logits] out: only for logits on a CUDA device, got logits in CPU memory");
-  cuda::encode_logits(call.logits, call.size, options.threshold, *stream, out);
+  cuda::encode_logits(stacked(used), size, options.threshold, *stream, out);
 }
 
 std::vector<std::string> semantic_map(const Tensor& logits, Size size, std::optional<Size> valid, std::uint8_t* map,

@@ -20,8 +20,7 @@ VD_DEVICE inline Tap tap(std::int64_t i, double scale, std::int64_t source) {
   const double last = static_cast<double>(source - 1);
   const double centre = (static_cast<double>(i) + 0.5) * scale - 0.5;
   const double at = centre < 0 ? 0 : centre > last ? last : centre;
-  const auto low = static_cast<std::int32_t>(at);
-  return {low, static_cast<float>(at - static_cast<double>(low))};
+  return {static_cast<std::int32_t>(at), static_cast<float>(at - std::floor(at))};
 }
 
 VD_DEVICE inline float between(float low, float high, float weight) { return low * (1 - weight) + high * weight; }

@@ -51,8 +51,8 @@ def encode(
         axis: The axis that counts the masks of a 3-D array.
         num_threads: Masks encoded at a time on a CPU; None decides by the work.
         out: For arrays on a CUDA device (text, offsets), uint8 (capacity,) and int64 (N + 1,) where `mask` lies. Text i
-            becomes text[offsets[i]:offsets[i + 1]]. Nothing is written past the capacity; if offsets[N] exceeds it, that
-            is the one to call again with. Nothing is waited for, so this can be part of a CUDA graph.
+            becomes text[offsets[i]:offsets[i + 1]]. Nothing is written past the capacity; if offsets[N] exceeds it,
+            that is the one to call again with. Nothing is waited for, so this can be part of a CUDA graph.
 
     Returns:
         An RLE, or a list of N for a 3-D array; `out` where that is given.
