@@ -1,5 +1,6 @@
 """The kernels of the ops on anchors as callers on a device meet them: any size, lent arrays, failures."""
 
+import ctypes
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -155,6 +156,23 @@ def test_nothing_waits_but_for_counts_that_are_asked_for(name: str, n: int, shim
     assert shim.shim_synchronizing_calls() == 0
     CALLS[name](cuda_arrays.core(), device, None)
     assert shim.shim_calls().count(b"cudaStreamSynchronize") == (name == "detect")
+
+
+@pytest.mark.parametrize("name", LENT)
+def test_a_graph_can_capture_it(name: str, shim: Any) -> None:
+    stream = ctypes.c_void_p()
+    assert shim.cudaStreamCreate(ctypes.byref(stream)) == 0
+    device, (_, out) = Inputs(300).on_device(), lent(name, 2, 300)
+    for array in (*device.__dict__.values(), *(out if isinstance(out, tuple) else (out,))):
+        array.stream = stream.value
+    shim.shim_set_capturing(stream, 1)
+    LENT[name](cuda_arrays.core(), device, out)
+    if name == "detect":
+        with pytest.raises(CudaError, match="captur"):
+            LENT[name](cuda_arrays.core(), device, None)
+    shim.shim_set_capturing(stream, 0)
+    shim.shim_reset()
+    assert shim.cudaStreamDestroy(stream) == 0
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -117,6 +117,18 @@ def test_torchvisions_limit_of_boxes_that_are_moved_is_met_image_by_image(few: i
     assert differ == [few <= 1000, True, False]
 
 
+@pytest.mark.parametrize("score_threshold", [0.01, 1e-6, 1e-38, 3e-45])
+def test_scores_within_rounding_of_the_threshold(score_threshold: float) -> None:
+    steps = np.sign(np.arange(-300, 300)) * np.arange(-300, 300) ** 2
+    bits = np.float32(np.log(score_threshold / (1 - score_threshold))).view(np.int32)
+    arrays = list(case(1, len(steps), 3))
+    arrays[0][0] = [0, -200, 0]
+    arrays[0][0, :, 1] = np.float32(-200)
+    arrays[0][0, :, 2] = (bits + steps).astype(np.int32).view(np.float32)
+    found = assert_equal(tuple(arrays), score_threshold=score_threshold, iou_threshold=1.0, top_k=600, max_det=600)
+    assert 0 < len(found[0][1]) < len(steps)
+
+
 def test_the_size_of_ssd300() -> None:
     logits, offsets, anchors = case(1, 8732, 91)
     logits[..., 0] += np.float32(10)

@@ -1,24 +1,14 @@
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-
 #include "core/cuda.cuh"
 #include "ops/boxes.h"
+#include "ops/exp_log.cuh"
 
 // Decoding and encoding of a box by one thread, with the CPU's arithmetic from the CPU's source.
 namespace visdeploy::cuda {
 namespace {
 
 #define VD_INLINE __device__ static inline
-namespace for_numbers {
-#include "ops/exp_log.h"
-}
-using for_numbers::log;
-
-// A NaN may have any bits on a GPU, of which the shared one could make a number.
-VD_INLINE double exp(double x) { return x == x ? for_numbers::exp(x) : x; }
-
 #include "ops/box_sides.h"
 #undef VD_INLINE
 
