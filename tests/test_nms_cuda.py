@@ -170,7 +170,10 @@ def test_refuses() -> None:
         (lambda: CALLS["nms"](core, boxes, host[1], labels, None), r"scores: expected an array where boxes lies"),
         (lambda: CALLS["exact"](core, boxes, scores, host[2], None), r"labels: expected an array where boxes lies"),
         (lambda: CALLS["nms"](core, host[0], scores, labels, None), r"scores: expected an array where boxes lies"),
-        (lambda: CALLS["nms"](core, boxes, CudaArray(host[1], device=1), labels, None), r"scores: expected memory of CUDA device 1, as"),
+        (
+            lambda: CALLS["nms"](core, boxes, CudaArray(host[1], device=1), labels, None),
+            r"scores: expected memory of CUDA device 1, as",
+        ),
         (lambda: CALLS["nms"](core, boxes, scores, labels, indices), r"^\[nms\] out: expected a tuple of 2 arrays$"),
         (lambda: CALLS["nms"](core, boxes, scores, labels, (boxes, count)), r"out: expected int64, got float32$"),
         (lambda: CALLS["nms"](core, boxes, scores, labels, (indices, indices)), r"out: expected shape \(1,\), got"),
