@@ -3,9 +3,10 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 EXTRAS := dev,train,openvino,onnxruntime,torchscript
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
-PY := pysdk tests bench
+PY := pysdk tests bench cuda13
+CXX_FILES := $(shell find csrc tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test sanitize lint format bench wheel cuda clean
+.PHONY: demo test soak sanitize lint format bench wheel cuda cuda-tables clean
 
 demo: .venv/.ready
 	$(BIN)/visdeploy demo --out demo_out
@@ -22,9 +23,9 @@ build/cuda_on_cpu/.ready: .venv/.ready $(wildcard tests/cuda_on_cpu/*.* tests/cu
 	@touch $@
 
 # The tests of the native module once more, against one that stops at memory errors and undefined behaviour.
-NATIVE_TESTS := tests/test_arrays.py tests/test_drop_in.py $(shell grep -l 'usefixtures("isa")' tests/test_*.py)
+NATIVE_TESTS := tests/test_arrays.py tests/test_drop_in.py $(shell grep -lE 'usefixtures\("(isa|implementation)"' tests/test_*.py)
 sanitize: build/sanitize/.ready
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 VISDEPLOY_CUDA_ON_CPU=none \
 		build/sanitize/bin/python -m pytest -p no:cacheprovider $(NATIVE_TESTS)
 
 # An environment of its own, which sees the packages of .venv but not the module that is installed there.
@@ -40,12 +41,12 @@ lint: .venv/.ready
 	$(BIN)/ruff check $(PY)
 	$(BIN)/ruff format --check $(PY)
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 format: .venv/.ready
 	$(BIN)/ruff check --fix $(PY)
 	$(BIN)/ruff format $(PY)
-	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format -i $(CXX_FILES)
 
 bench: .venv/.rivals
 	for script in bench/bench_*.py bench/ops/bench_*.py; do $(BIN)/python $$script --json bench/results/$$(basename $$script .py).json || exit 1; done
@@ -67,6 +68,10 @@ cuda: .venv/.tools $(filter $(PYPI_NVCC),$(NVCC)) $(CUOBJDUMP)
 		-Ccmake.define.VISDEPLOY_WERROR=ON \
 		-Ccmake.define.CMAKE_CUDA_ARCHITECTURES="$(subst $(empty) ,;,$(addsuffix -real,$(filter-out $(NEWEST),$(ARCHITECTURES))) $(NEWEST))" ./cuda13
 	$(BIN)/python cuda13/check_wheel.py $(CUOBJDUMP) dist/visdeploy_cuda13-*.whl $(ARCHITECTURES)
+
+# What docs/cuda.md says of registers, launches and memory.
+cuda-tables: .venv/.ready build/cuda_on_cpu/.ready
+	PYTHONPATH=tests $(BIN)/python bench/cuda_tables.py --nvcc $(NVCC)
 
 $(PYPI_NVCC): .venv/.tools
 	$(BIN)/python -m pip install --quiet --no-deps --target build/nvcc "nvidia-cuda-nvcc==13.0.*" "nvidia-cuda-crt==13.0.*" "nvidia-nvvm==13.0.*" \

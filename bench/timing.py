@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 BUDGET_S = 1.0
+# Where place() puts what ours, and those rivals that can, are called with: "cpu", or "cuda" by --device.
+device = "cpu"
 # What is faster is called so often in a row that it takes this long: a single call would time the clock and the caches.
 LEAST_S = 2e-4
 
@@ -36,16 +38,30 @@ class Row:
 
 def equal(a: Any, b: Any) -> bool:
     """Compare results that may hold arrays."""
+    a, b = (x.cpu().numpy() if hasattr(x, "cpu") else x for x in (a, b))
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
     return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) else bool(a == b)
 
 
+def place(array: Any) -> Any:
+    """Return a NumPy array or tensor as it is on a CPU, and else as a tensor on the device."""
+    if device == "cpu":
+        return array
+    import torch
+
+    return torch.as_tensor(array).to(device)
+
+
 def seconds(call: Callable[[], Any], calls: int) -> float:
-    """Time one call, as the mean of several in a row."""
+    """Time one call, as the mean of several in a row, to the end of what it left on the device."""
     start = time.perf_counter()
     for _ in range(calls):
         call()
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
     return (time.perf_counter() - start) / calls
 
 
@@ -110,9 +126,12 @@ def main(cases: Callable[[], list[Row]], packages: Sequence[str]) -> None:
     """Run a bench script: `--json PATH` keeps the result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     arguments = parser.parse_args()
+    global device
+    device = arguments.device
     rows = cases()
     if arguments.json:
-        document = {**machine(packages), "rows": [asdict(row) for row in rows]}
+        document = {**machine(packages), "device": device, "rows": [asdict(row) for row in rows]}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")

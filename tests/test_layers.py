@@ -157,6 +157,14 @@ def test_binding_headers_stay_in_the_bindings() -> None:
             assert not foreign, f"{path.name} includes {foreign}"
 
 
+def test_cuda_headers_stay_in_files_of_cuda() -> None:
+    for folder in ("core", "ops", "bind"):
+        for path, found in includes(folder).items():
+            foreign = [header for header in found if re.match(r"cuda_|cub/|.*\.cuh$", header)]
+            assert path.suffix in (".cu", ".cuh") or not foreign, f"{path.name} includes {foreign}"
+            assert path.suffix not in (".cu", ".cuh") or folder != "bind", "bindings know no CUDA"
+
+
 def test_core_knows_no_ops_and_ops_know_no_bindings() -> None:
     for folder, forbidden in (("core", r"ops/|bind/"), ("ops", r"bind/")):
         for path, found in includes(folder).items():

@@ -8,7 +8,7 @@ import torch
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.ssd import SSD
 
-from timing import Row, compare, main
+from timing import Row, compare, main, place
 from visdeploy import ops
 
 SIZE = (300, 300)
@@ -68,17 +68,18 @@ def cases() -> list[Row]:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     anchors, rows = ssd300_anchors(), []
+    placed = place(anchors)
     for images in (1, 8):
         for kind in (confident, noisy):
-            logits = torch.from_numpy(kind(images, anchors, rng))
-            offsets = torch.from_numpy(rng.normal(0, 1, (images, len(anchors), 4)).astype(np.float32))
+            logits = place(torch.from_numpy(kind(images, anchors, rng)))
+            offsets = place(torch.from_numpy(rng.normal(0, 1, (images, len(anchors), 4)).astype(np.float32)))
             heads = {"cls_logits": logits, "bbox_regression": offsets}
 
             def ours(mode: Any, logits: torch.Tensor = logits, offsets: torch.Tensor = offsets) -> Any:
-                return ops.detect(logits, offsets, anchors, image_size=SIZE, mode=mode, num_threads=1)
+                return ops.detect(logits, offsets, placed, image_size=SIZE, mode=mode, num_threads=1)
 
             def theirs(heads: dict[str, torch.Tensor] = heads, images: int = images) -> Any:
-                return SSD.postprocess_detections(MODEL, heads, [anchors] * images, [SIZE] * images)
+                return SSD.postprocess_detections(MODEL, heads, [placed] * images, [SIZE] * images)
 
             contenders = {
                 "visdeploy": lambda ours=ours: ours("exact"),

@@ -7,7 +7,7 @@ import torch
 from torchvision.models.detection._utils import BoxCoder, encode_boxes
 
 import book
-from timing import Row, compare, main
+from timing import Row, compare, main, place
 from visdeploy import ops, tolerance
 
 VARIANCES, WEIGHTS = (0.1, 0.2), (10.0, 10.0, 5.0, 5.0)
@@ -32,13 +32,13 @@ def close(a: Any, b: Any) -> bool:
 
 def random_boxes(n: int, rng: np.random.Generator) -> torch.Tensor:
     corner, side = rng.random((n, 2)), rng.uniform(0.05, 0.5, (n, 2))
-    return torch.from_numpy(np.concatenate([corner, corner + side], 1).astype(np.float32))
+    return place(torch.from_numpy(np.concatenate([corner, corner + side], 1).astype(np.float32)))
 
 
 def coding(n: int, rng: np.random.Generator) -> list[Row]:
     anchors, boxes = random_boxes(n, rng), random_boxes(n, rng)
-    offsets = torch.from_numpy(rng.normal(0, 1, (n, 4)).astype(np.float32))
-    coder, weights = BoxCoder(WEIGHTS), torch.tensor(WEIGHTS)
+    offsets = place(torch.from_numpy(rng.normal(0, 1, (n, 4)).astype(np.float32)))
+    coder, weights = BoxCoder(WEIGHTS), place(torch.tensor(WEIGHTS))
     rows = compare(
         f"decode_boxes ({n}, 4) variances",
         {
@@ -75,7 +75,7 @@ def coding(n: int, rng: np.random.Generator) -> list[Row]:
 
 def targets(anchors: torch.Tensor, images: int, boxes: int, rng: np.random.Generator) -> list[Row]:
     labels = torch.cat([random_boxes(boxes, rng) for _ in range(images)]).reshape(images, boxes, 4)
-    labels = torch.cat([torch.zeros(images, boxes, 1), labels], 2)
+    labels = torch.cat([torch.zeros_like(labels[..., :1]), labels], 2)
     return compare(
         f"multibox_target {images}x{boxes} boxes, {len(anchors)} anchors",
         {
@@ -88,8 +88,8 @@ def targets(anchors: torch.Tensor, images: int, boxes: int, rng: np.random.Gener
 
 def detections(anchors: torch.Tensor, images: int, spread: float, rng: np.random.Generator) -> list[Row]:
     n = len(anchors)
-    probs = torch.softmax(torch.from_numpy(rng.normal(0, 2, (images, 2, n)).astype(np.float32)), 1)
-    offsets = torch.from_numpy(rng.normal(0, spread, (images, 4 * n)).astype(np.float32))
+    probs = place(torch.softmax(torch.from_numpy(rng.normal(0, 2, (images, 2, n)).astype(np.float32)), 1))
+    offsets = place(torch.from_numpy(rng.normal(0, spread, (images, 4 * n)).astype(np.float32)))
     return compare(
         f"multibox_detection {images}x{n}, offsets of {spread}",
         {
@@ -115,7 +115,7 @@ def cases() -> list[Row]:
             },
             lambda a, b: np.array_equal(a, b.numpy()),
         )
-    anchors = torch.cat([torch.from_numpy(ops.multibox_prior(*of_map, RATIOS)[0]) for of_map in MAPS])
+    anchors = place(torch.cat([torch.from_numpy(ops.multibox_prior(*of_map, RATIOS)[0]) for of_map in MAPS]))
     rows += targets(anchors[:1], 1, 1, rng) + targets(anchors, 1, 1, rng) + targets(anchors, 32, 5, rng)
     for n, images, spread in (
         (1, 1, 1.0),

@@ -14,7 +14,7 @@ import torch
 import torchvision
 from onnx import TensorProto, helper
 
-from timing import Row, compare, main
+from timing import Row, compare, main, place
 from visdeploy import ops
 
 THRESHOLD = 0.5
@@ -74,10 +74,11 @@ def openvino_nms(boxes: np.ndarray, scores: np.ndarray) -> Callable[[], np.ndarr
 
 def rivals(boxes: np.ndarray, scores: np.ndarray) -> dict[str, Callable[[], Any]]:
     """Each gets its arrays as it likes them, made before the clock starts."""
-    tensors = torch.from_numpy(boxes), torch.from_numpy(scores)
+    arrays = place(boxes), place(scores)
+    tensors = [torch.as_tensor(x) for x in arrays]
     found = {
-        "visdeploy": lambda: ops.nms(boxes, scores, THRESHOLD),
-        "torchvision": lambda: torchvision.ops.nms(*tensors, THRESHOLD).numpy(),
+        "visdeploy": lambda: ops.nms(*arrays, THRESHOLD),
+        "torchvision": lambda: torchvision.ops.nms(*tensors, THRESHOLD),
     }
     if len(boxes) in (1000, 10_000):
         xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
@@ -94,6 +95,7 @@ def rivals(boxes: np.ndarray, scores: np.ndarray) -> dict[str, Callable[[], Any]
 
 def nearly_same(a: np.ndarray, b: np.ndarray) -> bool:
     """For rivals that compute in another precision, or compare with another rounding of the threshold."""
+    a = a.cpu().numpy() if isinstance(a, torch.Tensor) else a
     return len(np.setxor1d(a, b)) <= 0.005 * len(a) + 1
 
 
@@ -110,24 +112,26 @@ def batched(n: int, classes: int, rng: np.random.Generator) -> list[Row]:
     # Distinct scores: of equal ones torchvision's second sort may exchange the order.
     boxes, scores = clustered(n, rng), (rng.permutation(n) / n).astype(np.float32)
     labels = rng.integers(0, classes, n)
-    tensors = [torch.from_numpy(x) for x in (boxes, scores, labels)]
+    arrays = [place(x) for x in (boxes, scores, labels)]
+    tensors = [torch.as_tensor(x) for x in arrays]
     return compare(
         f"batched_nms {n}, {classes} classes",
         {
-            "visdeploy": lambda: ops.batched_nms(boxes, scores, labels, THRESHOLD, num_threads=1),
-            "torchvision": lambda: torchvision.ops.batched_nms(*tensors, THRESHOLD).numpy(),
+            "visdeploy": lambda: ops.batched_nms(*arrays, THRESHOLD, num_threads=1),
+            "torchvision": lambda: torchvision.ops.batched_nms(*tensors, THRESHOLD),
         },
     )
 
 
 def iou(n: int, m: int, rng: np.random.Generator) -> list[Row]:
     a, b = uniform(n, rng), uniform(m, rng)
-    tensors = torch.from_numpy(a), torch.from_numpy(b)
+    arrays = place(a), place(b)
+    tensors = [torch.as_tensor(x) for x in arrays]
     return compare(
         f"box_iou {n} x {m}",
         {
-            "visdeploy": lambda: ops.box_iou(a, b, num_threads=1),
-            "torchvision": lambda: torchvision.ops.box_iou(*tensors).numpy(),
+            "visdeploy": lambda: ops.box_iou(*arrays, num_threads=1),
+            "torchvision": lambda: torchvision.ops.box_iou(*tensors),
         },
     )
 
@@ -136,7 +140,7 @@ def growth(rng: np.random.Generator) -> list[Row]:
     """Alone: torchvision would need half an hour for the last."""
     rows = []
     for n in (1000, 10_000, 100_000, 1_000_000):
-        boxes, scores = uniform(n, rng), rng.random(n).astype(np.float32)
+        boxes, scores = place(uniform(n, rng)), place(rng.random(n).astype(np.float32))
         ours = partial(ops.nms, boxes, scores, THRESHOLD)
         rows += compare(f"nms growth {n}", {"visdeploy": ours}, n=9)
     return rows

@@ -1,8 +1,10 @@
 """What does a call into the native module cost? The template of a bench."""
 
+from functools import partial
+
 import numpy as np
 
-from timing import Row, compare, main
+from timing import Row, compare, main, place
 from visdeploy import ops, reference
 
 
@@ -10,9 +12,8 @@ def cases() -> list[Row]:
     rows = []
     for n in (1, 1000, 1_000_000):
         x = np.arange(n, dtype=np.float32)
-        rows += compare(
-            f"null ({n},) float32", {"visdeploy": lambda x=x: ops.null(x), "numpy": lambda x=x: reference.null(x)}
-        )
+        contenders = {"visdeploy": partial(ops.null, place(x)), "numpy": partial(reference.null, x)}
+        rows += compare(f"null ({n},) float32", contenders)
     return rows
 
 

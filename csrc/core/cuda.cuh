@@ -19,18 +19,39 @@ void check(cudaError_t status, const char* call);
 // What functions carry whose one source kernels share with the CPU.
 #define VD_DEVICE __device__
 
-// While it lives the stream's device is the current one, and errors name the op. An error that another call left
-// behind is reported here, before it could be taken for one of this op.
+// While it lives the stream's device is the current one: the default stream, for one, is that of the current device.
+class OnDevice {
+ public:
+  explicit OnDevice(Stream stream);
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_;
+};
+
+// While it lives errors name the op.
+class OpName {
+ public:
+  explicit OpName(const char* op);
+  ~OpName();
+  OpName(const OpName&) = delete;
+  OpName& operator=(const OpName&) = delete;
+
+ private:
+  const char* before_;
+};
+
+// Both, for an op. An error that another call left behind is reported here, before it could be taken for one of this
+// op.
 class Scope {
  public:
   Scope(const char* op, Stream stream);
-  ~Scope();
-  Scope(const Scope&) = delete;
-  Scope& operator=(const Scope&) = delete;
 
  private:
-  const char* op_before_;
-  int device_before_;
+  OpName name_;
+  OnDevice on_device_;
 };
 
 inline cudaStream_t handle(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }

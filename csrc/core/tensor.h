@@ -75,6 +75,7 @@ struct Tensor {
   }
 
   bool is_contiguous() const {
+    if (size() == 0) return true;
     std::int64_t expected = size_of(dtype);
     for (std::size_t i = shape.size(); i-- > 0; expected *= shape[i]) {
       if (shape[i] != 1 && strides[i] != expected) return false;

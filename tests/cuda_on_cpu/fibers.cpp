@@ -1,6 +1,5 @@
 // Runs kernels: one fiber per CUDA thread, on the OS thread that launches. This file is compiled without sanitizers,
 // also where the kernels have them, and looks at run time whether one is there.
-#include <dlfcn.h>
 #include <pthread.h>
 #include <sys/mman.h>
 
@@ -14,6 +13,7 @@
 #include "cuda_runtime.h"
 #include "runtime.h"
 #include "shim.h"
+#include "symbols.h"
 
 extern "C" {
 #define WEAK __attribute__((weak))
@@ -103,6 +103,8 @@ dim3 blockDim, gridDim;
 namespace cuda_on_cpu {
 namespace {
 
+constexpr int kUnset = 0xcb;  // bytes of shared memory before a block starts
+constexpr std::size_t kMaxSharedBytes = 48 << 10;
 constexpr unsigned kMaxThreads = 1024, kWarps = kMaxThreads / 32;
 constexpr std::size_t kStackBytes = 256 << 10, kGuardBytes = 64 << 10;
 
@@ -150,7 +152,7 @@ Warp warps[kWarps];
 Block block;
 void (*kernel_invoke)(void*);
 void* kernel_arguments;
-const void* kernel_address;
+const Kernel* kernel;
 std::uint64_t launch_number, random_state;
 bool seeded, mix_warps, mix_lanes;
 
@@ -182,23 +184,9 @@ std::string text_of(const char* format, ...) {
   return buffer;
 }
 
-std::string kernel_name() {
-  Dl_info info;
-  if (dladdr(kernel_address, &info) == 0) return "a kernel";
-  const auto offset = static_cast<const char*>(kernel_address) - static_cast<const char*>(info.dli_fbase);
-  std::string name = info.dli_sname ? info.dli_sname : "??";
-  const std::string command = text_of("addr2line -Cfe '%s' %#tx 2>/dev/null", info.dli_fname, offset);
-  if (FILE* output = popen(command.c_str(), "r")) {
-    char line[512];
-    if (std::fgets(line, sizeof(line), output) && line[0] != '?') name.assign(line, std::strcspn(line, "\n"));
-    pclose(output);
-  }
-  return name;
-}
-
 [[noreturn]] void fault(const std::string& what) {
   std::fprintf(stderr, "cuda_on_cpu: %s<<<(%u, %u, %u), (%u, %u, %u)>>>, block (%u, %u, %u): %s\n",
-               kernel_name().c_str(), gridDim.x, gridDim.y, gridDim.z, blockDim.x, blockDim.y, blockDim.z, blockIdx.x,
+               kernel->name.c_str(), gridDim.x, gridDim.y, gridDim.z, blockDim.x, blockDim.y, blockDim.z, blockIdx.x,
                blockIdx.y, blockIdx.z, what.c_str());
   std::fflush(stderr);
   std::abort();
@@ -368,6 +356,7 @@ void run_block() {
     warps[w].ready = warps[w].at_block_barrier = warps[w].at_warp_barrier = 0;
     make_ready(w, warps[w].live);
   }
+  for (const SharedArray& each : kernel->shared) std::memset(each.address, kUnset, each.bytes);
   release(&block.start);
   step();
   acquire(&block.end);
@@ -483,7 +472,7 @@ std::uint64_t warp_collective(Op op, unsigned mask, std::uint64_t value, int sou
   return self.result;
 }
 
-cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*invoke)(void*), void* arguments) {
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* address, void (*invoke)(void*), void* arguments) {
   Entered call("cudaLaunchKernelEx", config.stream);
   if (call.error == cudaSuccess) call.error = check(config);
   if (call.error != cudaSuccess) return call.error;
@@ -491,7 +480,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
   count_launch();
   kernel_invoke = invoke;
   kernel_arguments = arguments;
-  kernel_address = kernel;
+  kernel = &find_kernel(address);
   gridDim = config.gridDim;
   blockDim = config.blockDim;
   block.threads = blockDim.x * blockDim.y * blockDim.z;
@@ -502,6 +491,9 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
   mix_warps = mix_lanes = false;
   random_state = (seed + 1) * 0x9e3779b97f4a7c15ull ^ ++launch_number * 0xd1342543de82ef95ull;
   if (random_state == 0) random_state = 1;
+  if (kernel->shared_bytes > kMaxSharedBytes) {
+    fault(text_of("it declares %zu bytes of shared memory, and may have %zu", kernel->shared_bytes, kMaxSharedBytes));
+  }
   announce_main_thread();
   while (fibers < block.threads) make_fiber();
   unsigned i = 0;
@@ -510,6 +502,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
       for (unsigned x = 0; x < blockDim.x; ++x) threads[i++].index = {x, y, z};
     }
   }
+  const DeviceAccess access;
   run_grid();
   return cudaSuccess;
 }

@@ -13,7 +13,10 @@
 
 #include "shim.h"
 
-extern "C" __attribute__((weak)) int __asan_address_is_poisoned(const volatile void*);
+extern "C" {
+__attribute__((weak)) void __asan_poison_memory_region(const volatile void*, std::size_t);
+__attribute__((weak)) void __asan_unpoison_memory_region(const volatile void*, std::size_t);
+}
 
 struct CUstream_st {
   int device = 0;
@@ -63,6 +66,7 @@ std::vector<Plan> plans;
 cudaError_t sticky = cudaSuccess;
 std::int64_t fresh = 0, synchronizing = 0, launches = 0, peak_bytes = 0;
 int device_count = kDevices, driver_version = 13000;
+bool protects = false;
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 
@@ -98,7 +102,16 @@ std::int64_t live_bytes() {
   return static_cast<std::int64_t>(sum);
 }
 
-std::size_t red_zone() { return __asan_address_is_poisoned ? 0 : kRedZone; }  // ASan has its own
+std::size_t red_zone() { return __asan_poison_memory_region ? 0 : kRedZone; }  // ASan has its own
+
+// Whether instrumented code may touch an allocation; only ASan can tell it not to.
+void allow(const void* pointer, const Allocation& allocation, bool touching) {
+  if (!__asan_poison_memory_region || allocation.kind != Kind::kDevice) return;
+  (touching ? __asan_unpoison_memory_region : __asan_poison_memory_region)(pointer, allocation.size);
+}
+void allow_all(bool touching) {
+  for (const auto& [address, each] : allocations) allow(reinterpret_cast<const void*>(address), each, touching);
+}
 
 cudaError_t allocate(void** pointer, std::size_t size, Kind kind, int device, cudaMemPool_t pool) {
   if (!pointer) return cudaErrorInvalidValue;
@@ -110,7 +123,8 @@ cudaError_t allocate(void** pointer, std::size_t size, Kind kind, int device, cu
   std::memset(memory, kRedByte, size + 2 * red_zone());
   *pointer = static_cast<char*>(memory) + red_zone();
   std::memset(*pointer, kFreshByte, size);
-  allocations[reinterpret_cast<std::uintptr_t>(*pointer)] = {size, kind, device, pool};
+  const Allocation& made = allocations[reinterpret_cast<std::uintptr_t>(*pointer)] = {size, kind, device, pool};
+  if (protects) allow(*pointer, made, false);
   peak_bytes = std::max(peak_bytes, live_bytes());
   if (!pool) {
     ++fresh;
@@ -130,6 +144,7 @@ cudaError_t free(void* pointer, bool (*takes)(const Allocation&)) {
   const auto found = allocations.find(reinterpret_cast<std::uintptr_t>(pointer));
   if (found == allocations.end() || !takes(found->second)) return cudaErrorInvalidValue;
   const Allocation allocation = found->second;
+  allow(pointer, allocation, true);
   unsigned char* const low = static_cast<unsigned char*>(pointer) - red_zone();
   unsigned char* const high = static_cast<unsigned char*>(pointer) + allocation.size;
   for (std::size_t i = 0; i < red_zone(); ++i) {
@@ -172,6 +187,7 @@ void copy(Entered& call, void* to, const void* from, std::size_t size, cudaMemcp
   call.error = check_side(to, size, to_device);
   if (call.error == cudaSuccess) call.error = check_side(from, size, from_device);
   if (call.error == cudaSuccess && (is_pageable(to) || is_pageable(from))) call.synchronizes();
+  const DeviceAccess access;
   if (call.error == cudaSuccess) std::memmove(to, from, size);
 }
 
@@ -214,6 +230,13 @@ void Entered::synchronizes() {
   ++synchronizing;
   if (error == cudaSuccess && anything_captures()) error = cudaErrorStreamCaptureUnsupported;
   if (error == cudaSuccess) trim_pools();
+}
+
+DeviceAccess::DeviceAccess() {
+  if (protects) allow_all(true);
+}
+DeviceAccess::~DeviceAccess() {
+  if (protects) allow_all(false);
 }
 
 void count_launch() { ++launches; }
@@ -515,6 +538,7 @@ cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, 
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t size, cudaStream_t stream) {
   Entered call("cudaMemsetAsync", stream);
   if (call.error == cudaSuccess && size > 0) call.error = check_side(to, size, true);
+  const DeviceAccess access;
   if (call.error == cudaSuccess && size > 0) std::memset(to, value, size);
   return call.error;
 }
@@ -679,6 +703,12 @@ void shim_set_capturing(cudaStream_t stream, int capturing) {
 
 void shim_set_devices(int count) { device_count = std::min(count, kDevices); }
 void shim_set_driver_version(int version) { driver_version = version; }
+
+void shim_protect_device_memory(int protect) {
+  LOCK;
+  protects = protect != 0;
+  allow_all(!protects);
+}
 
 void shim_register_device_memory(void* pointer, std::size_t size, int device) {
   LOCK;

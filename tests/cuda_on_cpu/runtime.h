@@ -23,6 +23,13 @@ struct Entered {
   std::lock_guard<std::recursive_mutex> lock_;
 };
 
+// While it lives, what ASan watches may touch protected device memory: kernels, copies.
+struct DeviceAccess {
+  DeviceAccess();
+  ~DeviceAccess();
+  DeviceAccess(const DeviceAccess&) = delete;
+};
+
 void count_launch();
 
 }  // namespace cuda_on_cpu

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <vector>
 
 #include "shim.h"
 
@@ -123,7 +124,7 @@ __global__ void lost_update_kernel(const int* x, int, int* out) {
   out[i] = count;
 }
 
-// A counter in shared memory that nobody sets to zero.
+// A counter in shared memory that nobody sets to zero; one block, so that it is also the first one.
 template <bool kWrong>
 __global__ void unset_shared_kernel(const int* x, int, int* out) {
   __shared__ int count;
@@ -140,6 +141,22 @@ __global__ void global_write_kernel(const int* x, int n, int* out) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   out[i] = x[i];
   if (kWrong && i == n - 1) out[i + 1] = 0;
+}
+
+template <bool kWrong>
+__global__ void too_much_shared_kernel(const int* x, int, int* out) {
+  __shared__ int tile[(48 << 8) + (kWrong ? 1 : 0)];
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  tile[threadIdx.x] = x[i];
+  __syncthreads();
+  out[i] = tile[threadIdx.x];
+}
+
+// The fault is in the host's code, which reads the result where it lies.
+template <bool kWrong>
+__global__ void host_read_kernel(const int* x, int, int* out) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  out[i] = x[i];
 }
 
 int input(int i) { return i * 7 % 31; }
@@ -181,7 +198,9 @@ const Case kCases[] = {
     {KERNEL(exited_lane), 3, kThreads, [](int i) { return input(i % 32 < 16 ? i ^ 1 : i); }},
     {KERNEL(mask_mismatch), 3, kThreads, [](int i) { return input(i ^ 1); }},
     {KERNEL(lost_update), 3, kThreads, block_sum},
-    {KERNEL(unset_shared), 3, kThreads, block_sum},
+    {KERNEL(unset_shared), 1, kThreads, block_sum},
+    {KERNEL(too_much_shared), 3, kThreads, input},
+    {KERNEL(host_read), 3, kThreads, input},
     {KERNEL(global_write), 3, kThreads, input},
 };
 
@@ -191,16 +210,20 @@ int run(const Case& each, bool wrong, std::uint64_t seed) {
   int *x, *out;
   cudaMalloc(&x, n * sizeof(int));
   cudaMalloc(&out, n * sizeof(int));
-  for (int i = 0; i < n; ++i) x[i] = input(i);  // the emulation's device memory is ordinary memory
+  std::vector<int> host(static_cast<std::size_t>(n));
+  for (int i = 0; i < n; ++i) host[static_cast<std::size_t>(i)] = input(i);
+  cudaMemcpy(x, host.data(), n * sizeof(int), cudaMemcpyHostToDevice);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(each.blocks));
   config.blockDim = dim3(static_cast<unsigned>(each.threads));
   if (cudaLaunchKernelEx(&config, wrong ? each.wrong : each.right, x, n, out) != cudaSuccess) return 2;
+  const int* const result = wrong && std::strcmp(each.name, "host_read") == 0 ? out : host.data();
+  cudaMemcpy(host.data(), out, n * sizeof(int), cudaMemcpyDeviceToHost);
   int bad = 0;
   for (int i = 0; i < n && !bad; ++i) {
-    if (out[i] == each.expected(i)) continue;
+    if (result[i] == each.expected(i)) continue;
     std::fprintf(stderr, "%s: wrong result with seed %d: out[%d] is %d, expected %d\n", each.name,
-                 static_cast<int>(seed), i, out[i], each.expected(i));
+                 static_cast<int>(seed), i, result[i], each.expected(i));
     bad = 1;
   }
   cudaFree(x);
@@ -212,6 +235,7 @@ int run(const Case& each, bool wrong, std::uint64_t seed) {
 
 // faults NAME right|wrong FIRST_SEED LAST_SEED
 int main(int, char** arguments) {
+  shim_protect_device_memory(1);
   for (const Case& each : kCases) {
     if (std::strcmp(arguments[1], each.name) != 0) continue;
     int bad = 0;

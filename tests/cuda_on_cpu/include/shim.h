@@ -35,6 +35,10 @@ CUDA_ON_CPU_API void shim_set_capturing(cudaStream_t stream, int capturing);
 CUDA_ON_CPU_API void shim_set_devices(int count);
 CUDA_ON_CPU_API void shim_set_driver_version(int version);
 
+// In builds with ASan: host code that touches memory of a device is stopped, as a GPU would. Memory that was registered
+// is not protected.
+CUDA_ON_CPU_API void shim_protect_device_memory(int protect);
+
 // Makes memory of the caller (a NumPy array, say) count as memory of a device, and as host memory again.
 CUDA_ON_CPU_API void shim_register_device_memory(void* pointer, std::size_t size, int device);
 CUDA_ON_CPU_API void shim_unregister_device_memory(void* pointer);
