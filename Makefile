@@ -35,7 +35,7 @@ build/cuda_on_cpu_%/.ready: .venv/.ready $(wildcard tests/cuda_on_cpu/*.* tests/
 
 # The tests of the native module once more, against one that stops at memory errors and undefined behaviour; and the
 # kernels under sanitizers.
-NATIVE_TESTS := tests/test_arrays.py tests/test_drop_in.py $(shell grep -lE 'usefixtures\("(isa|implementation)"' tests/test_*.py)
+NATIVE_TESTS := tests/test_arrays.py tests/test_drop_in.py $(shell grep -lE 'usefixtures."(isa|implementation)"' tests/test_*.py)
 sanitize: build/sanitize/.ready build/cuda_on_cpu_address/.ready build/cuda_on_cpu_thread/.ready
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 VISDEPLOY_CUDA_ON_CPU=none \
 		build/sanitize/bin/python -m pytest -p no:cacheprovider $(NATIVE_TESTS)
