@@ -14,19 +14,32 @@ demo: .venv/.ready
 test: .venv/.ready build/cuda_on_cpu/.ready
 	$(BIN)/python -m pytest
 
+# What takes longer: more orders of CUDA threads, and all sizes, in the tests and under the sanitizers.
+soak:
+	VISDEPLOY_SOAK=1 $(MAKE) test sanitize
+
 # The CUDA kernels compiled for the CPU, over tests/cuda_on_cpu in place of CUDA.
-build/cuda_on_cpu/.ready: .venv/.ready $(wildcard tests/cuda_on_cpu/*.* tests/cuda_on_cpu/include/*.* tests/cuda_on_cpu/include/cub/*.cuh)
+build/cuda_on_cpu/.ready: .venv/.ready $(wildcard tests/cuda_on_cpu/*.* tests/cuda_on_cpu/include/*.* tests/cuda_on_cpu/include/cub/*.*)
 	$(BIN)/cmake -S tests/cuda_on_cpu -B build/cuda_on_cpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DVISDEPLOY_WERROR=ON \
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) --log-level=WARNING
 	$(BIN)/cmake --build build/cuda_on_cpu
 	@touch $@
 
-# The tests of the native module once more, against one that stops at memory errors and undefined behaviour.
-NATIVE_TESTS := tests/test_arrays.py tests/test_drop_in.py $(shell grep -lE 'usefixtures\("(isa|implementation)"' tests/test_*.py)
-sanitize: build/sanitize/.ready
+# Programs that run the kernels on the CPU under sanitizers: ASan and UBSan, or TSan.
+build/cuda_on_cpu_%/.ready: .venv/.ready $(wildcard tests/cuda_on_cpu/*.* tests/cuda_on_cpu/*/*.*)
+	$(BIN)/cmake -S tests/cuda_on_cpu -B $(@D) -G Ninja -DVISDEPLOY_PYTHON=OFF -DVISDEPLOY_MAINS=ON \
+		-DVISDEPLOY_SANITIZE=$(subst address,ON,$*) -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) --log-level=WARNING
+	$(BIN)/cmake --build $(@D)
+	@touch $@
+
+# The tests of the native module once more, against one that stops at memory errors and undefined behaviour; and the
+# kernels under sanitizers.
+NATIVE_TESTS := tests/test_arrays.py tests/test_drop_in.py $(shell grep -lE 'usefixtures."(isa|implementation)"' tests/test_*.py)
+sanitize: build/sanitize/.ready build/cuda_on_cpu_address/.ready build/cuda_on_cpu_thread/.ready
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 VISDEPLOY_CUDA_ON_CPU=none \
 		build/sanitize/bin/python -m pytest -p no:cacheprovider $(NATIVE_TESTS)
+	for build in build/cuda_on_cpu_address build/cuda_on_cpu_thread; do $(BIN)/ctest --test-dir $$build --parallel 2 --output-on-failure || exit 1; done
 
 # An environment of its own, which sees the packages of .venv but not the module that is installed there.
 build/sanitize/.ready: .venv/.ready

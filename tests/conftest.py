@@ -34,10 +34,14 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _core.set_isa(before)
 
 
-@pytest.fixture(scope="module", params=[*_core.isa_names(), "cuda"])
+# Of CUDA threads, each of which is another run of a test.
+ORDERS = 10 if os.environ.get("VISDEPLOY_SOAK") else 1
+
+
+@pytest.fixture(scope="module", params=[*_core.isa_names(), "cuda", *(f"cuda{k}" for k in range(1, ORDERS))])
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set, and the CUDA kernels executed on the CPU, in force while the tests of a module run."""
-    if request.param != "cuda":
+    if not request.param.startswith("cuda"):
         _core.set_isa(request.param)
         yield request.param
         _core.set_isa(_core.isa_names()[-1])

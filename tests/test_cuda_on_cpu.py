@@ -44,7 +44,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     out = tmp_path_factory.mktemp("cuda_on_cpu")
-    sources = ("fibers", "runtime", "symbols")
+    sources = ("fibers", "switch", "symbols", "runtime", "memory", "errors")
     shim = [f"{name}.o" for name in sources]
     first = [[*COMPILE, "-O2", "-fPIC", "-c", str(FOLDER / f"{name}.cpp")] for name in sources]
     programs = [("primitives", "primitives.cu", "plain")]

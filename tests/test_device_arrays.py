@@ -130,9 +130,7 @@ def test_arrays_must_lie_in_one_place(other: str) -> None:
     message = rf"^\[nms\] scores: expected an array where boxes lies, which is one on CUDA device 0, got {place}$"
     with pytest.raises(InputError, match=message):
         ops.nms(CudaArray(boxes), there, 0.5)
-    message = (
-        r"^\[nms\] scores: expected an array where boxes lies, which is one in CPU memory, got one on CUDA"
-    )
+    message = r"^\[nms\] scores: expected an array where boxes lies, which is one in CPU memory, got one on CUDA"
     with pytest.raises(InputError, match=message):
         ops.nms(boxes, CudaArray(scores.copy()), 0.5)
 

@@ -1,5 +1,6 @@
 """The kernels of NMS as their callers on a device meet them: sizes around every block, lent arrays, failures."""
 
+import ctypes
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -184,3 +185,18 @@ def test_refuses() -> None:
     for attempt, message in refused:
         with pytest.raises(InputError, match=message):
             attempt()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_that_lend_arrays_can_be_captured(name: str, shim: Any) -> None:
+    host, _ = arrays(5000)
+    stream = ctypes.c_void_p()
+    assert shim.cudaStreamCreateWithFlags(ctypes.byref(stream), 1) == 0
+    device = [CudaArray(array, stream=stream.value or 0) for array in host]
+    out = tuple(CudaArray(np.zeros(n, int), stream=stream.value or 0) for n in (5000, 1))
+    shim.shim_set_capturing(stream, 1)
+    assert CALLS[name](cuda_arrays.core(), *device, out) is out
+    with pytest.raises(CudaError, match="captur"):
+        CALLS[name](cuda_arrays.core(), *device, None)
+    shim.shim_set_capturing(stream, 0)
+    np.testing.assert_array_equal(out[0].array[: out[1].array[0]], CALLS[name](_core, *host, None))

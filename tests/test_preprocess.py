@@ -1,3 +1,4 @@
+import sys
 from typing import Any
 
 import cv2
@@ -7,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import cuda_arrays
+from visdeploy import tolerance
 from visdeploy.preprocess import prepare, resize
 from visdeploy.spec import Spec
 
@@ -107,3 +110,23 @@ def test_areas_are_averaged_only_where_neither_axis_grows(
 def test_same_size_is_left_alone() -> None:
     image = noise(64, 96)
     np.testing.assert_array_equal(resize(image, (64, 96), spec()), image)
+
+
+@pytest.mark.skipif(not list(cuda_arrays.FOLDER.glob("_core*.so")), reason="the kernels are not built for the CPU")
+@pytest.mark.parametrize("changes", [{}, {"antialias": False}, {"interpolation": "nearest"}])
+@pytest.mark.parametrize("mode", ["stretch", "letterbox", "native"])
+@pytest.mark.parametrize("size", [(1, 1), (33, 17), (64, 96), (65, 130), (301, 97)])
+def test_images_on_a_device_stay_there(
+    size: tuple[int, int], mode: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = cuda_arrays.core()
+    monkeypatch.setattr(sys.modules["visdeploy.ops.letterbox"], "_core", core)
+    image, options = noise(*size), spec(resize=mode, divisor=32, **changes)
+    ours, expected = prepare(core.DeviceArray(image), options), prepare(image, options)
+    assert type(ours.pixels) is core.DeviceArray
+    assert (ours.valid, ours.source_size) == (expected.valid, expected.source_size)
+    pixels = ours.pixels.numpy()
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - expected.pixels).max() <= tolerance.LETTERBOX_LEVELS
+    resized = resize(core.DeviceArray(image), expected.valid, options)
+    np.testing.assert_array_equal(resized.numpy(), pixels[: expected.valid[0], : expected.valid[1]])

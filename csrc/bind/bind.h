@@ -98,6 +98,7 @@ int threads(const py::object& num_threads, const char* op);
 void register_anchors(py::module_& module);
 void register_detect(py::module_& module);
 void register_device_array(py::module_& module);
+void register_letterbox(py::module_& module);
 void register_nms(py::module_& module);
 void register_null(py::module_& module);
 void register_rle(py::module_& module);

@@ -36,6 +36,7 @@ PYBIND11_MODULE(_core, module) {
   visdeploy::bind::register_anchors(module);
   visdeploy::bind::register_detect(module);
   visdeploy::bind::register_device_array(module);
+  visdeploy::bind::register_letterbox(module);
   visdeploy::bind::register_nms(module);
   visdeploy::bind::register_null(module);
   visdeploy::bind::register_rle(module);

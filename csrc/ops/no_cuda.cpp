@@ -4,6 +4,7 @@
 #include "ops/box_iou.h"
 #include "ops/boxes.h"
 #include "ops/detect.h"
+#include "ops/letterbox.h"
 #include "ops/multibox_detection.h"
 #include "ops/multibox_target.h"
 #include "ops/nms.h"
@@ -27,6 +28,9 @@ void detect(const Tensor&, const Tensor&, const Tensor&, const BoxCoder&, const 
             const DetectOut&) {
   absent();
 }
+
+void letterbox(const Tensor&, const Letterbox&, Stream, std::uint8_t*) { absent(); }
+void letterbox(const Tensor&, const Letterbox&, Stream, float*) { absent(); }
 
 void multibox_detection(const Tensor&, const Tensor&, const Tensor&, float, float, Stream, float*) { absent(); }
 

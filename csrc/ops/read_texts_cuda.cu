@@ -77,8 +77,9 @@ std::vector<std::string> read_texts(const char* op, std::int64_t n, std::int64_t
     }
     std::vector<std::string> texts;
     texts.reserve(static_cast<std::size_t>(n));
-    for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t i = 0; i < n; ++i) {
       texts.emplace_back(host_text + host_offsets[i], host_text + host_offsets[i + 1]);
+    }
     return texts;
   }
 }

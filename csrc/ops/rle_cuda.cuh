@@ -16,6 +16,7 @@
 namespace visdeploy::cuda {
 
 constexpr int kWordRows = 64;
+constexpr int kAtOnce = 8;  // rows that a thread asks for before it looks at them, to hide how long memory takes
 
 // What neighbouring threads read: pixels of neighbouring columns, of the same column 64 rows further down, or of
 // neighbouring masks.
@@ -68,14 +69,23 @@ __global__ void mark_kernel(Samples samples, MaskShape shape, std::uint64_t* wor
     auto before = first > 0 ? column.at(first - 1)
                   : x > 0   ? samples.column(mask, x - 1).at(shape.height - 1)
                             : samples.background();
+    // From the top, so that the compiler shifts by constants.
     std::uint64_t bits = 0;
-    const int rows = static_cast<int>(min(std::int64_t{kWordRows}, shape.height - first));
-#pragma unroll 8
-    for (int k = 0; k < rows; ++k) {
-      const auto value = column.at(first + k);
-      bits |= static_cast<std::uint64_t>(value != before) << k;
+    const auto add = [&](auto value) {
+      bits = bits >> 1 | static_cast<std::uint64_t>(value != before) << (kWordRows - 1);
       before = value;
+    };
+    const int rows = static_cast<int>(min(std::int64_t{kWordRows}, shape.height - first));
+    int k = 0;
+    for (; k + kAtOnce <= rows; k += kAtOnce) {
+      decltype(before) values[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) values[j] = column.at(first + k + j);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) add(values[j]);
     }
+    for (; k < rows; ++k) add(column.at(first + k));
+    bits >>= kWordRows - rows;
     const std::int64_t word = (mask * shape.width + x) * column_words + first / kWordRows;
     counts[word] = static_cast<std::uint32_t>(__popcll(bits));
     if (bits) words[word] = bits;

@@ -256,7 +256,7 @@ class _Item:
         """Whether both can share a batch."""
         if self.prepared is None or other.prepared is None:
             return False
-        return self.prepared.pixels.shape == other.prepared.pixels.shape
+        return bool(self.prepared.pixels.shape == other.prepared.pixels.shape)
 
 
 def refuse_single(images: object, argument: str) -> None:

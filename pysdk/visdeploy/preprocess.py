@@ -1,12 +1,16 @@
 """From a decoded image to what the network sees; training, export and serving call the same function."""
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from visdeploy import ops
+from visdeploy.mask import Array
 from visdeploy.spec import Spec
+
+_METHODS: Final = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 
 
 @dataclass(frozen=True)
@@ -14,18 +18,22 @@ class Prepared:
     """One image at network size.
 
     Attributes:
-        pixels: (h, w, 3) uint8 RGB.
+        pixels: (h, w, 3) uint8 RGB, NumPy's, or on the device of an image that lies on one.
         valid: Height and width of the top-left part that is image; the rest is padding.
         source_size: Height and width of the image before resizing.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Array
     valid: tuple[int, int]
     source_size: tuple[int, int]
 
 
-def prepare(image: NDArray[np.uint8], spec: Spec) -> Prepared:
-    """Resize and pad a decoded (H, W, 3) uint8 RGB image as the spec says."""
+def prepare(image: Array, spec: Spec) -> Prepared:
+    """Resize and pad a decoded (H, W, 3) uint8 RGB image as the spec says.
+
+    OpenCV does so for NumPy's arrays. Others, which lie on a CUDA device, stay there: samples are then within
+    `tolerance.LETTERBOX_LEVELS`.
+    """
     source = image.shape[0], image.shape[1]
     if spec.resize == "stretch":
         valid, padded = spec.size, spec.size
@@ -36,6 +44,8 @@ def prepare(image: NDArray[np.uint8], spec: Spec) -> Prepared:
     else:
         valid = source
         padded = -(-source[0] // spec.divisor) * spec.divisor, -(-source[1] // spec.divisor) * spec.divisor
+    if not isinstance(image, np.ndarray):
+        return Prepared(_on_device(image, valid, padded, spec), valid, source)
     pixels = resize(image, valid, spec)
     if padded != valid:
         bottom, right = padded[0] - valid[0], padded[1] - valid[1]
@@ -43,14 +53,22 @@ def prepare(image: NDArray[np.uint8], spec: Spec) -> Prepared:
     return Prepared(pixels, valid, source)
 
 
-def resize(image: NDArray[np.uint8], size: tuple[int, int], spec: Spec) -> NDArray[np.uint8]:
-    """Resample (H, W, 3) to `size` (height, width) with the spec's interpolation."""
-    if image.shape[:2] == size:
+def resize(image: Array, size: tuple[int, int], spec: Spec) -> Array:
+    """Resample (H, W, 3) to `size` (height, width) with the spec's interpolation, as `prepare` does."""
+    if tuple(image.shape[:2]) == size:
         return image
-    if spec.interpolation == "nearest":
-        method = cv2.INTER_NEAREST
-    elif spec.antialias and size[0] <= image.shape[0] and size[1] <= image.shape[1]:
-        method = cv2.INTER_AREA
-    else:
-        method = cv2.INTER_LINEAR
+    if not isinstance(image, np.ndarray):
+        return _on_device(image, size, size, spec)
+    method = _METHODS[_interpolation(image, size, spec)]
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), np.uint8)
+
+
+def _on_device(image: Array, valid: tuple[int, int], padded: tuple[int, int], spec: Spec) -> Array:
+    interpolation = _interpolation(image, valid, spec)
+    return ops.letterbox(image, valid, padded, interpolation=interpolation, pad_value=spec.pad_value)
+
+
+def _interpolation(image: Array, size: tuple[int, int], spec: Spec) -> Literal["nearest", "bilinear", "area"]:
+    if spec.interpolation == "bilinear" and spec.antialias and size[0] <= image.shape[0] and size[1] <= image.shape[1]:
+        return "area"
+    return spec.interpolation

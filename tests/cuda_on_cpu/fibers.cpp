@@ -1,5 +1,5 @@
-// Runs kernels: one fiber per CUDA thread, on the OS thread that launches. This file is compiled without sanitizers,
-// also where the kernels have them, and looks at run time whether one is there.
+// Runs kernels: one fiber per CUDA thread, on the OS thread that launches; see Note [What the emulation sees]. This
+// file is compiled without sanitizers, also where the kernels have them, and looks at run time whether one is there.
 #include <pthread.h>
 #include <sys/mman.h>
 
@@ -13,6 +13,7 @@
 #include "cuda_runtime.h"
 #include "runtime.h"
 #include "shim.h"
+#include "switch.h"
 #include "symbols.h"
 
 extern "C" {
@@ -25,77 +26,24 @@ WEAK void __tsan_switch_to_fiber(void*, unsigned);
 WEAK void __tsan_acquire(void*);
 WEAK void __tsan_release(void*);
 #undef WEAK
-
-// Saves the callee's registers and the stack pointer, and goes on where `to` left off.
-void cuda_on_cpu_switch(void** from, void* to) __attribute__((visibility("hidden")));
 }
 
-#if defined(__x86_64__)
-asm(R"(
-.text
-.p2align 4
-.globl cuda_on_cpu_switch
-.hidden cuda_on_cpu_switch
-.type cuda_on_cpu_switch, @function
-cuda_on_cpu_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size cuda_on_cpu_switch, . - cuda_on_cpu_switch
-)");
-constexpr int kSavedWords = 8, kEntryWord = 6;  // six registers, the return address, and a null caller
-#elif defined(__aarch64__)
-asm(R"(
-.text
-.p2align 4
-.globl cuda_on_cpu_switch
-.hidden cuda_on_cpu_switch
-.type cuda_on_cpu_switch, %function
-cuda_on_cpu_switch:
-  sub sp, sp, #160
-  stp x19, x20, [sp, #0]
-  stp x21, x22, [sp, #16]
-  stp x23, x24, [sp, #32]
-  stp x25, x26, [sp, #48]
-  stp x27, x28, [sp, #64]
-  stp x29, x30, [sp, #80]
-  stp d8, d9, [sp, #96]
-  stp d10, d11, [sp, #112]
-  stp d12, d13, [sp, #128]
-  stp d14, d15, [sp, #144]
-  mov x9, sp
-  str x9, [x0]
-  mov sp, x1
-  ldp x19, x20, [sp, #0]
-  ldp x21, x22, [sp, #16]
-  ldp x23, x24, [sp, #32]
-  ldp x25, x26, [sp, #48]
-  ldp x27, x28, [sp, #64]
-  ldp x29, x30, [sp, #80]
-  ldp d8, d9, [sp, #96]
-  ldp d10, d11, [sp, #112]
-  ldp d12, d13, [sp, #128]
-  ldp d14, d15, [sp, #144]
-  add sp, sp, #160
-  ret
-.size cuda_on_cpu_switch, . - cuda_on_cpu_switch
-)");
-constexpr int kSavedWords = 20, kEntryWord = 11;  // x30
-#else
-#error "cuda_on_cpu switches stacks on x86-64 and aarch64 only"
-#endif
+// Note [What the emulation sees]
+//
+// A thread runs until it waits: at a barrier, or for the lanes of a collective. Then another goes on, by the seed. So a
+// missing barrier gives a wrong result under some order, but a plain addition in place of an atomic one does not. TSan
+// sees both: each thread is a fiber of its own to it, and only barriers and collectives put them in order.
+//
+// Stops with one sentence: threads of a block that wait at barriers of different lines, or for ever; a mask that omits
+// the caller, or names a lane that is absent or has exited; lanes that meet with different masks or intrinsics; more
+// shared memory than sm_75 has. Threads that have exited hold up no block barrier, as on sm_70 and later.
+//
+// Shared memory is static. Arrays that a kernel declares itself are filled with garbage before each block; those in
+// functions that it calls keep what the last block left. ASan guards them if they are internal, as in an unnamed
+// namespace: an array in a template or inline function with external linkage is one that it leaves alone.
+//
+// Not seen: what blocks do to each other at the same time, as each ends before the next starts, though not in the order
+// of their numbers; anything about streams but who used them; reads past the end of device memory without ASan.
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -172,8 +120,7 @@ std::uint64_t random_number() {  // xorshift64*
 Warp& warp_of(const Thread& thread) { return warps[thread.number / 32]; }
 unsigned bit_of(const Thread& thread) { return 1u << thread.number % 32; }
 
-// --- Faults
-// -----------------------------------------------------------------------------------------------------------
+// --- Faults --------------------------------------------------------------------------------------------------------
 
 std::string text_of(const char* format, ...) {
   char buffer[512];
@@ -216,8 +163,7 @@ std::string waits(const Thread& thread) {
   fault(what);
 }
 
-// --- Steps
-// ------------------------------------------------------------------------------------------------------------
+// --- Steps ---------------------------------------------------------------------------------------------------------
 
 void acquire(void* sync) {
   if (__tsan_acquire) __tsan_acquire(sync);
@@ -317,9 +263,7 @@ void make_fiber() {
   char* const top = low + kStackBytes - thread.number % 32 * 320;
   thread.stack = low;
   thread.stack_bytes = static_cast<std::size_t>(top - low);
-  void** const words = reinterpret_cast<void**>(top) - kSavedWords;
-  words[kEntryWord] = reinterpret_cast<void*>(&fiber_main);
-  thread.stack_pointer = words;
+  thread.stack_pointer = first_frame(top, &fiber_main);
   if (__tsan_create_fiber) thread.tsan_fiber = __tsan_create_fiber(0);
 }
 

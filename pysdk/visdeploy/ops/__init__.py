@@ -10,6 +10,7 @@ from visdeploy.ops.anchors import (
     multibox_target,
 )
 from visdeploy.ops.detect import Detections, detect
+from visdeploy.ops.letterbox import letterbox
 from visdeploy.ops.nms import batched_nms, box_iou, nms
 from visdeploy.ops.null import null
 from visdeploy.ops.semantic_map import semantic_map
@@ -23,6 +24,7 @@ __all__ = [
     "detect",
     "encode_boxes",
     "grid_anchors",
+    "letterbox",
     "multibox_detection",
     "multibox_prior",
     "multibox_target",

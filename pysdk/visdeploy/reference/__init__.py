@@ -10,6 +10,7 @@ from visdeploy.reference.anchors import (
     multibox_target,
 )
 from visdeploy.reference.detect import detect
+from visdeploy.reference.letterbox import letterbox
 from visdeploy.reference.nms import batched_nms, box_iou, nms
 from visdeploy.reference.null import null
 from visdeploy.reference.rle import (
@@ -45,6 +46,7 @@ __all__ = [
     "frUncompressedRLE",
     "grid_anchors",
     "iou",
+    "letterbox",
     "merge",
     "multibox_detection",
     "multibox_prior",

@@ -66,8 +66,7 @@ To to_integer(From rounded) {
 
 #define CUDA_ON_CPU_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-// --- Barriers
-// ---------------------------------------------------------------------------------------------------------
+// --- Barriers ------------------------------------------------------------------------------------------------------
 
 inline void __syncthreads(CUDA_ON_CPU_SITE) {
   cuda_on_cpu::block_barrier(cuda_on_cpu::Op::kSyncthreads, false, {file, line});
@@ -89,8 +88,7 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}
 
-// --- Warp intrinsics
-// --------------------------------------------------------------------------------------------------
+// --- Warp intrinsics -----------------------------------------------------------------------------------------------
 
 // Any subset that holds the caller is a right answer; the smallest one is the hardest for code that hopes for more.
 inline unsigned __activemask() { return 1u << cuda_on_cpu::lane(); }
@@ -141,8 +139,7 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32, CUDA_ON
 }
 #undef CUDA_ON_CPU_SITE
 
-// --- Atomics: relaxed, as CUDA's are, and real ones, because TSan looks at them
-// --------------------------------------------
+// --- Atomics: relaxed, as CUDA's are, and real ones, because TSan looks at them ------------------------------------
 
 namespace cuda_on_cpu {
 template <class T, class Change>
@@ -176,8 +173,7 @@ CUDA_ON_CPU_ATOMICS(unsigned)
 CUDA_ON_CPU_ATOMICS(unsigned long long)
 #undef CUDA_ON_CPU_ATOMICS
 
-// --- Bits
-// -------------------------------------------------------------------------------------------------------------
+// --- Bits ----------------------------------------------------------------------------------------------------------
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
@@ -214,8 +210,7 @@ T __ldg(const T* address) {
   return *address;
 }
 
-// --- Arithmetic: -ffp-contract=off makes the plain operator the rounded one
-// -------------------------------------------------
+// --- Arithmetic: -ffp-contract=off makes the plain operator the rounded one ----------------------------------------
 
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }

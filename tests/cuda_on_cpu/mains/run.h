@@ -133,18 +133,19 @@ void expect_equal(const char* what, const std::vector<T>& cuda, const std::vecto
                cpu.size());
 }
 
-// Runs each(size) for all sizes under some orders of threads, and looks for what was not freed. TSan is slow: it gets
-// the sizes around warps and small blocks.
+// Runs each(size) for all sizes under some orders of threads, and looks for what was not freed. TSan is slow: unless
+// time does not matter it gets the sizes around warps and small blocks.
 inline int over_sizes(const char* op, const std::function<void(int)>& each) {
 #ifdef __SANITIZE_THREAD__
-  constexpr int kLargest = 129, kSeeds = 1;
+  int largest = 129, seeds = 1;
 #else
-  constexpr int kLargest = 1025, kSeeds = 3;
+  int largest = 1025, seeds = 3;
 #endif
+  if (std::getenv("VISDEPLOY_SOAK")) largest = 1025, seeds = 20;
   shim_protect_device_memory(1);
   each(1);  // takes what ops keep between calls, such as pinned memory
   for (const int size : kSizes) {
-    for (int seed = 1; seed <= kSeeds && size <= kLargest; ++seed) {
+    for (int seed = 1; seed <= seeds && size <= largest; ++seed) {
       shim_set_seed(static_cast<std::uint64_t>(seed));
       now = std::string(op) + " of size " + std::to_string(size) + " with seed " + std::to_string(seed);
       const std::int64_t live = shim_live_allocations();
