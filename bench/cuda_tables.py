@@ -69,11 +69,11 @@ def cases() -> Iterator[tuple[str, Any, tuple[Any, ...], dict[str, Any]]]:
     book = probabilities, offsets[:1, :5444].reshape(1, -1), anchors[:5444] / 300
     yield "multibox_detection, 5,444 anchors", ops.multibox_detection, book, {}
     for n in (1, 16):
-        blobs = np.stack([gpu_check.blobs(1080, 1920, rng) for _ in range(n)])
+        blobs = np.stack([gpu_check.waves(1080, 1920, rng) for _ in range(n)])
         yield f"encode, {n} x 1080 x 1920", mask.encode, (blobs > 0.5,), {"axis": 0}
         yield f"encode_logits, {n} x 1080 x 1920", mask.encode_logits, (blobs,), {}
     yield "encode_logits, 256 x 256 to 1080 x 1920", mask.encode_logits, (blobs[0, :256, :256], (1080, 1920)), {}
-    classes = np.stack([gpu_check.blobs(128, 128, rng) for _ in range(21)])
+    classes = np.stack([gpu_check.waves(128, 128, rng) for _ in range(21)])
     yield "semantic_map, 21 x 128 x 128 to 512 x 512", ops.semantic_map, (classes, (512, 512)), {}
 
 

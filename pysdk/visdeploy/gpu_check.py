@@ -145,12 +145,17 @@ def _multibox_target(n: int, seed: int) -> Case:
     return (_anchors(n, rng), np.concatenate([classes, boxes], 2)), {}
 
 
-def blobs(height: int, width: int, rng: np.random.Generator) -> Any:
-    """Smooth values around zero, with some that are not numbers."""
+def waves(height: int, width: int, rng: np.random.Generator) -> Any:
+    """Smooth values around zero."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    waves = np.sin(x / (2 + 9 * rng.random()) + y / 7) + np.cos(y / (2 + 9 * rng.random()) - x / 11)
-    waves[rng.random(waves.shape) < 0.01] = np.nan
-    return waves.astype(np.float32)
+    sum_of_two = np.sin(x / (2 + 9 * rng.random()) + y / 7) + np.cos(y / (2 + 9 * rng.random()) - x / 11)
+    return sum_of_two.astype(np.float32)
+
+
+def _blobs(height: int, width: int, rng: np.random.Generator) -> Any:
+    values = waves(height, width, rng)
+    values[rng.random(values.shape) < 0.01] = np.nan
+    return values
 
 
 def _side(n: int) -> tuple[int, int]:
@@ -160,19 +165,19 @@ def _side(n: int) -> tuple[int, int]:
 
 def _encode(n: int, seed: int) -> Case:
     rng = np.random.default_rng(seed)
-    return ((np.stack([blobs(*_side(n), rng) > level for level in (-1, 0, 1)])),), {"axis": 0}
+    return ((np.stack([_blobs(*_side(n), rng) > level for level in (-1, 0, 1)])),), {"axis": 0}
 
 
 def _encode_logits(n: int, seed: int) -> Case:
     rng = np.random.default_rng(seed)
     height, width = _side(n)
-    return (blobs(height // 3 + 1, width // 2 + 1, rng), (height, width)), {"threshold": 0.25}
+    return (_blobs(height // 3 + 1, width // 2 + 1, rng), (height, width)), {"threshold": 0.25}
 
 
 def _semantic_map(n: int, seed: int) -> Case:
     rng = np.random.default_rng(seed)
     height, width = _side(n)
-    return (np.stack([blobs(height // 3 + 1, width // 2 + 1, rng) for _ in range(4)]), (height, width)), {}
+    return (np.stack([_blobs(height // 3 + 1, width // 2 + 1, rng) for _ in range(4)]), (height, width)), {}
 
 
 def _letterbox(n: int, seed: int) -> Case:
