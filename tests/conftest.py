@@ -1,3 +1,4 @@
+import ctypes
 import os
 import zlib
 from collections.abc import Iterator
@@ -36,9 +37,10 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 # Of CUDA threads, each of which is another run of a test.
 ORDERS = 10 if os.environ.get("VISDEPLOY_SOAK") else 1
+CUDA = [pytest.param(f"cuda{k or ''}", marks=cuda_arrays.NEEDS_KERNELS) for k in range(ORDERS)]
 
 
-@pytest.fixture(scope="module", params=[*_core.isa_names(), "cuda", *(f"cuda{k}" for k in range(1, ORDERS))])
+@pytest.fixture(scope="module", params=[*_core.isa_names(), *CUDA])
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set, and the CUDA kernels executed on the CPU, in force while the tests of a module run."""
     if not request.param.startswith("cuda"):
@@ -46,10 +48,19 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
         _core.set_isa(_core.isa_names()[-1])
         return
-    if not list(cuda_arrays.FOLDER.glob("_core*.so")):
-        pytest.skip("the kernels are not built for the CPU: make build/cuda_on_cpu/.ready")
     with cuda_arrays.in_force(cuda_arrays.OnCuda()):
         yield "cuda"
+
+
+@pytest.fixture
+def shim() -> Iterator[ctypes.CDLL]:
+    """The controls of the emulation, as new; ops run its kernels, on arrays that the test labels itself."""
+    library = cuda_arrays.shim()
+    with cuda_arrays.in_force(cuda_arrays.core()):
+        library.shim_reset()
+        yield library
+        library.shim_reset()
+        library.shim_set_devices(2)
 
 
 @pytest.fixture(autouse=True)

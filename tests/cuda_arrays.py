@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from visdeploy.native import _core
@@ -27,6 +28,11 @@ OPS = frozenset(
         "null nms batched_nms box_iou decode_boxes encode_boxes detect multibox_detection multibox_target "
         "encode encode_logits semantic_map letterbox"
     ).split()
+)
+
+
+NEEDS_KERNELS = pytest.mark.skipif(
+    not list(FOLDER.glob("_core*.so")), reason="the kernels are not built for the CPU: make build/cuda_on_cpu/.ready"
 )
 
 

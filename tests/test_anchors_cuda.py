@@ -1,7 +1,7 @@
 """The kernels of the ops on anchors as callers on a device meet them: any size, lent arrays, failures."""
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,23 +12,12 @@ from cuda_arrays import CudaArray
 from visdeploy.errors import CudaError, InputError
 from visdeploy.native import _core
 
-pytestmark = pytest.mark.skipif(
-    not list(cuda_arrays.FOLDER.glob("_core*.so")),
-    reason="the kernels are not built for the CPU: make build/cuda_on_cpu/.ready",
-)
+pytestmark = cuda_arrays.NEEDS_KERNELS
 
 SIZES = [0, 1, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1023, 1024, 1025]
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 ODD = np.float32([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e30, 1e-30, 1e-45, 0, -0.0, -1])
 MOST = 50  # detections
-
-
-@pytest.fixture
-def shim() -> Iterator[Any]:
-    shim = cuda_arrays.shim()
-    shim.shim_reset()
-    yield shim
-    shim.shim_reset()
 
 
 class Inputs:

@@ -8,10 +8,7 @@ import pytest
 import cuda_arrays
 from visdeploy.native import _core
 
-pytestmark = pytest.mark.skipif(
-    not list(cuda_arrays.FOLDER.glob("_core*.so")),
-    reason="the kernels are not built for the CPU: make build/cuda_on_cpu/.ready",
-)
+pytestmark = cuda_arrays.NEEDS_KERNELS
 
 SIZES = [1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1023, 1024, 1025]
 SETTINGS: dict[str, Any] = {

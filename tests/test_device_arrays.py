@@ -3,7 +3,6 @@
 import ctypes
 import gc
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,7 @@ from visdeploy.errors import CudaError, InputError, MissingDependencyError, Unsu
 OUT_OF_MEMORY, INVALID_VALUE = 2, 1
 
 
-@pytest.fixture(autouse=True)
-def _emulated() -> Iterator[None]:
-    """The kernels on the CPU, called with arrays that these tests label themselves."""
-    if not list(cuda_arrays.FOLDER.glob("_core*.so")):
-        pytest.skip("the kernels are not built for the CPU: make build/cuda_on_cpu/.ready")
-    with cuda_arrays.in_force(cuda_arrays.core()):
-        cuda_arrays.shim().shim_reset()
-        yield
-        cuda_arrays.shim().shim_reset()
-        cuda_arrays.shim().shim_set_devices(2)
+pytestmark = [cuda_arrays.NEEDS_KERNELS, pytest.mark.usefixtures("shim")]
 
 
 def streams(kind: bytes) -> list[str]:

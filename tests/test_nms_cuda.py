@@ -1,7 +1,7 @@
 """The kernels of NMS as their callers on a device meet them: sizes around every block, lent arrays, failures."""
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,21 +12,10 @@ from cuda_arrays import CudaArray
 from visdeploy.errors import CudaError, InputError
 from visdeploy.native import _core
 
-pytestmark = pytest.mark.skipif(
-    not list(cuda_arrays.FOLDER.glob("_core*.so")),
-    reason="the kernels are not built for the CPU: make build/cuda_on_cpu/.ready",
-)
+pytestmark = cuda_arrays.NEEDS_KERNELS
 
 SIZES = [0, 1, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1023, 1024, 1025, 4095, 4096, 4097]
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
-
-
-@pytest.fixture
-def shim() -> Iterator[Any]:
-    shim = cuda_arrays.shim()
-    shim.shim_reset()
-    yield shim
-    shim.shim_reset()
 
 
 def boxes_of(kind: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

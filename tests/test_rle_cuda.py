@@ -2,7 +2,7 @@
 
 import ctypes
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,21 +18,12 @@ OUT_OF_MEMORY = 2
 GUARD = 0xEE
 
 
+pytestmark = cuda_arrays.NEEDS_KERNELS
+
+
 @pytest.fixture(autouse=True)
-def shim(monkeypatch: pytest.MonkeyPatch) -> Iterator[ctypes.CDLL]:
-    """The ops run the module with kernels, on whatever arrays they are given, and nothing is left behind."""
-    if not list(cuda_arrays.FOLDER.glob("_core*.so")):
-        pytest.skip("the kernels are not built for the CPU: make build/cuda_on_cpu/.ready")
-    for module in (mask, ops.semantic_map.__globals__):
-        if isinstance(module, dict):
-            monkeypatch.setitem(module, "_core", cuda_arrays.core())
-        else:
-            monkeypatch.setattr(module, "_core", cuda_arrays.core())
-    library = cuda_arrays.shim()
-    library.shim_reset()
-    library.shim_set_seed(ctypes.c_uint64(1))
-    yield library
-    library.shim_reset()
+def _an_order_of_threads(shim: ctypes.CDLL) -> None:
+    shim.shim_set_seed(ctypes.c_uint64(1))
 
 
 Mask = np.ndarray[Any, Any]
