@@ -99,7 +99,9 @@ class CudaArray:
         return self.array.__dlpack__(max_version=(1, 0))
 
 
-class _Tensor(ctypes.Structure):
+class DlTensor(ctypes.Structure):
+    """What a DLPack capsule holds first."""
+
     _fields_ = (
         ("data", ctypes.c_void_p),
         ("device_type", ctypes.c_int32),
@@ -120,13 +122,18 @@ def from_dlpack(array: Any) -> NDArray[Any]:
     capsule = array.__dlpack__(stream=1)
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    tensor = _Tensor.from_address(get(capsule, b"dltensor"))
-    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
-    assert shape == tuple(array.shape)
+    tensor = DlTensor.from_address(get(capsule, b"dltensor"))
+    result = copy_of(tensor)
+    assert result.shape == tuple(array.shape)
+    return result
+
+
+def copy_of(tensor: DlTensor) -> NDArray[Any]:
+    """The contiguous values of a tensor in NumPy."""
     kind = {0: "i", 1: "u", 2: "f", 6: "b"}[tensor.code]
-    result = np.empty(shape, f"{kind}{tensor.bits // 8}")
+    result = np.empty(tuple(tensor.shape[i] for i in range(tensor.ndim)), f"{kind}{tensor.bits // 8}")
     if result.size:
-        ctypes.memmove(result.ctypes.data, tensor.data, result.nbytes)
+        ctypes.memmove(result.ctypes.data, tensor.data + tensor.byte_offset, result.nbytes)
     return result
 
 

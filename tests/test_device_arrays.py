@@ -49,10 +49,23 @@ def test_it_waits_for_the_streams_of_the_others() -> None:
     first, second = make_stream(), make_stream()
     boxes, scores = some_boxes()
     ops.nms(CudaArray(boxes, stream=first), CudaArray(scores, stream=second), 0.5)
-    *waits, answer = zip(streams(b"cudaEventRecord"), streams(b"cudaStreamWaitEvent"), strict=True)
-    assert set(waits) == {(f"{second:#x}", f"{first:#x}")}
-    assert answer == (f"{first:#x}", "0")  # he who takes the answer does so on the default stream
+    events = list(zip(streams(b"cudaEventRecord"), streams(b"cudaStreamWaitEvent"), strict=True))
+    there, back = (f"{second:#x}", f"{first:#x}"), (f"{first:#x}", f"{second:#x}")
+    # The last is of him who takes the answer, on the default stream.
+    assert events[0] == there
+    assert events[-2:] == [back, (f"{first:#x}", "0")]
+    order = cuda_arrays.shim().shim_calls().decode()
+    assert order.rindex(f"cudaLaunchKernelEx {first:#x}") < order.rindex(f"cudaStreamWaitEvent {second:#x}")
     assert set(streams(b"cudaLaunch")) == {f"{first:#x}"}
+
+
+def test_who_lends_out_waits_for_what_is_written_to_it() -> None:
+    first, second = make_stream(), make_stream()
+    out = CudaArray(np.zeros(3, np.float32), stream=second)
+    assert ops.null(CudaArray(np.ones(3, np.float32), stream=first), out=out) is out
+    calls = cuda_arrays.shim().shim_calls().decode()
+    assert calls.index(f"cudaStreamWaitEvent {first:#x}") < calls.index(f"cudaLaunchKernelEx {first:#x}")
+    assert calls.rindex(f"cudaStreamWaitEvent {second:#x}") > calls.index(f"cudaLaunchKernelEx {first:#x}")
 
 
 def test_a_consumer_on_another_stream_waits_for_the_result() -> None:
@@ -88,6 +101,29 @@ def test_a_device_array_goes_there_and_back() -> None:
         assert back.dtype == dtype
     with pytest.raises(InputError, match=r"^\[DeviceArray\] array: expected a dtype that the ops take, got complex128"):
         cuda_arrays.core().DeviceArray(np.zeros(3, complex))
+
+
+def test_a_device_array_stays_where_it_is() -> None:
+    array = cuda_arrays.core().DeviceArray(np.ones(3, np.float32))
+    array.__dlpack__(dl_device=(2, 0), copy=False)
+    for wish in ({"dl_device": (1, 0)}, {"copy": True}):
+        with pytest.raises(BufferError, match=r"^\[DeviceArray\] expected to be taken where it is; \.numpy\(\) copies"):
+            array.__dlpack__(**wish)
+
+
+def test_memory_that_cannot_be_freed_is_not_the_next_ops_fault() -> None:
+    array = cuda_arrays.core().DeviceArray(np.ones(3, np.float32))
+    answer = ops.null(array)
+    cuda_arrays.shim().shim_fail(b"cudaFreeAsync", 1, INVALID_VALUE)
+    del answer
+    np.testing.assert_array_equal(ops.null(array).numpy(), array.numpy())
+
+
+def test_answers_too_large_to_address_are_refused() -> None:
+    boxes = CudaArray(np.broadcast_to(np.float32([0, 0, 1, 1]), (1 << 31, 4)))
+    message = r"expected an answer that can be addressed, got shape \(2147483648, 2147483648\)$"
+    with pytest.raises(InputError, match=message):
+        ops.box_iou(boxes, boxes)
 
 
 def test_strides_and_read_only_arrays_are_taken_as_they_are() -> None:
@@ -172,7 +208,7 @@ def test_ops_answer_alike_when_memory_is_full_of_garbage_and_allocate_nothing_ne
     cuda_arrays.shim().shim_reset()
     again = gpu_check.plain(function(*there, **options))
     assert cuda_arrays.shim().shim_fresh_allocations() == 0
-    assert repr(again) == repr(expected)
+    assert gpu_check.equal(again, expected)
 
 
 def test_out_is_captured_without_waiting() -> None:

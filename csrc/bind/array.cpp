@@ -47,7 +47,12 @@ Tensor view(const py::array& array) {
 bool is_cuda(std::int32_t device_type) { return device_type == dlpack::kCuda || device_type == dlpack::kCudaManaged; }
 
 // The stream that an array's owner works on, which only some can be asked for; the legacy default stream otherwise.
-void* stream_of(const py::object& array) {
+void* stream_of(const py::object& array, int device) {
+  if (py::hasattr(array, "is_cuda")) {
+    // A torch without the exchange table; its interface does not tell.
+    const py::object stream = py::module_::import("torch.cuda").attr("current_stream")(device);
+    return reinterpret_cast<void*>(stream.attr("cuda_stream").cast<std::intptr_t>());
+  }
   const py::object interface = py::getattr(array, "__cuda_array_interface__", py::none());
   if (!py::isinstance<py::dict>(interface)) return nullptr;
   const py::object stream = interface.attr("get")("stream");
@@ -207,7 +212,7 @@ Array::Array(py::object value, const char* op, const char* argument)
       tensor_ = view(py::reinterpret_borrow<py::array>(kept_));
       return;
     }
-    void* const stream = stream_of(value_);
+    void* const stream = stream_of(value_, device_id);
     kept_ = export_of(value_, stream, op, argument);
     const dlpack::Tensor* exported = tensor_in(kept_);
     VD_CHECK(exported, "[", op, "] ", argument, ": expected __dlpack__() to give a capsule named dltensor");
@@ -243,7 +248,11 @@ py::object Array::like(const py::array& result) const {
 py::object Array::like(const DeviceArray& array) const {
   if (const dlpack::ExchangeApi* api = exchange_api(py::type::handle_of(value_))) {
     void* object = nullptr;
-    if (api->managed_to_object(lend<dlpack::ManagedTensor>(array), &object) != 0) throw py::error_already_set();
+    dlpack::ManagedTensor* const lent = lend<dlpack::ManagedTensor>(array);
+    if (api->managed_to_object(lent, &object) != 0) {
+      lent->deleter(lent);
+      throw py::error_already_set();
+    }
     return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
   }
   return to_framework(py::cast(array));

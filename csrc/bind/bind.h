@@ -69,6 +69,7 @@ class Output {
   const Array& like_;
   std::vector<std::int64_t> shape_;
   DType dtype_;
+  std::optional<WorkStream> work_;  // shared with the stream of what is lent
   std::variant<std::monostate, py::array, DeviceMemory, Array> owner_;
   void* data_;
 };

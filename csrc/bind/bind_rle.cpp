@@ -133,8 +133,10 @@ py::object encode(const py::object& mask, int axis, const py::object& num_thread
     const std::vector<py::object> lent = outputs(out, 2, array, "encode");
     const int rank = array->rank();
     Texts result(array, rank == 3 ? array->shape[axis == 0 ? 0 : 2] : 1, lent, 0, "encode");
-    const py::gil_scoped_release release;
-    visdeploy::encode(*array, axis, result.out());
+    {
+      const py::gil_scoped_release release;
+      visdeploy::encode(*array, axis, result.out());
+    }
     return out;
   }
   std::vector<std::string> texts;
@@ -154,8 +156,10 @@ py::object encode_logits(const py::object& logits, std::optional<Size> size, flo
   if (!out.is_none()) {
     const std::vector<py::object> lent = outputs(out, 2, array, "encode_logits");
     Texts result(array, array->rank() == 3 ? array->shape[0] : 1, lent, 0, "encode_logits");
-    const py::gil_scoped_release release;
-    visdeploy::encode_logits(*array, options, result.out());
+    {
+      const py::gil_scoped_release release;
+      visdeploy::encode_logits(*array, options, result.out());
+    }
     return out;
   }
   std::vector<std::string> texts;
@@ -240,8 +244,10 @@ py::object semantic_map(const py::object& logits, Size size, std::optional<Size>
   Output areas(array, {classes}, DType::kInt64, lent[1], "semantic_map");
   if (!out.is_none()) {
     Texts result(array, classes, lent, 2, "semantic_map");
-    const py::gil_scoped_release release;
-    visdeploy::semantic_map(*array, size, valid, map.data<std::uint8_t>(), areas.data<std::int64_t>(), result.out());
+    {
+      const py::gil_scoped_release release;
+      visdeploy::semantic_map(*array, size, valid, map.data<std::uint8_t>(), areas.data<std::int64_t>(), result.out());
+    }
     return out;
   }
   std::vector<std::string> texts;

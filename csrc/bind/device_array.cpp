@@ -22,7 +22,12 @@ py::capsule capsule_of(const DeviceArray& array, const char* name) {
 }
 
 py::capsule to_dlpack(const DeviceArray& array, const std::optional<std::intptr_t>& stream,
-                      const std::optional<std::pair<int, int>>& max_version, const py::object&, const py::object&) {
+                      const std::optional<std::pair<int, int>>& max_version,
+                      const std::optional<std::pair<int, int>>& device, const std::optional<bool>& copy) {
+  const std::pair<int, int> own{dlpack::kCuda, array.memory->stream().device};
+  if (device.value_or(own) != own || copy.value_or(false)) {
+    throw py::buffer_error("[DeviceArray] expected to be taken where it is; .numpy() copies it to the CPU");
+  }
   // In the protocol 1, or None, is the legacy default stream, and -1 says that the consumer sees to the order itself.
   const std::intptr_t later = stream.value_or(1);
   if (later != -1) order(array.memory->stream(), later == 1 ? nullptr : reinterpret_cast<void*>(later));
@@ -51,14 +56,22 @@ DeviceArray to_device(const py::array& array, int device) {
   const Stream stream{device, nullptr};
   const auto bytes = static_cast<std::size_t>(contiguous.nbytes());
   auto memory = std::make_shared<DeviceMemory>(stream, bytes);
-  copy_to_device(stream, contiguous.data(), bytes, memory->data());
+  const void* const data = contiguous.data();
+  {
+    const py::gil_scoped_release release;
+    copy_to_device(stream, data, bytes, memory->data());
+  }
   return {std::move(memory), view->shape, view->dtype};
 }
 
 py::array to_numpy(const DeviceArray& array) {
   py::array result(numpy_dtype(array.dtype), array.shape);
   const auto bytes = static_cast<std::size_t>(result.nbytes());
-  copy_to_host(array.memory->stream(), array.data(), bytes, result.mutable_data());
+  void* const data = result.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    copy_to_host(array.memory->stream(), array.data(), bytes, data);
+  }
   return result;
 }
 

@@ -1,7 +1,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "bind/bind.h"
@@ -45,12 +44,16 @@ Output::Output(const Array& like, std::vector<std::int64_t> shape, DType dtype, 
     VD_CHECK(std::equal(shape_.begin(), shape_.end(), lent->shape.begin(), lent->shape.end(), fits), "[", op,
              "] out: expected shape ", text_of(shape_), ", got ", lent->shape_text());
     VD_CHECK(lent->is_contiguous(), "[", op, "] out: expected a contiguous array");
-    device_of(op, {{"the first argument", &*like}, {"out", &*lent}});
+    work_ = device_of(op, {{"the first argument", &*like}, {"out", &*lent}});
     shape_ = lent->shape;
     data_ = const_cast<void*>(lent->data);
   } else if (like->cuda) {
-    const std::int64_t n = std::accumulate(shape_.begin(), shape_.end(), std::int64_t{1}, std::multiplies<>());
-    data_ = owner_.emplace<DeviceMemory>(*like->cuda, static_cast<std::size_t>(n * size_of(dtype))).data();
+    auto bytes = static_cast<std::size_t>(size_of(dtype));
+    for (const std::int64_t side : shape_) {
+      VD_CHECK(!__builtin_mul_overflow(bytes, side, &bytes), "expected an answer that can be addressed, got shape ",
+               text_of(shape_));
+    }
+    data_ = owner_.emplace<DeviceMemory>(*like->cuda, bytes).data();
   } else {
     data_ = owner_.emplace<py::array>(numpy_dtype(dtype), shape_).mutable_data();
   }

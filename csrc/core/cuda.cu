@@ -1,5 +1,5 @@
-#include <array>
 #include <cstring>
+#include <map>
 #include <mutex>
 
 #include "core/cuda.cuh"
@@ -14,14 +14,15 @@ std::string prefix() { return current_op ? message("[", current_op, "] ") : ""; 
 // One pool per device for as long as the process lives, so that freeing never gives memory back to the driver.
 cudaMemPool_t pool_of(int device) {
   static std::mutex mutex;
-  static std::array<cudaMemPool_t, 64> pools{};
+  static std::map<int, cudaMemPool_t> pools;
   const std::lock_guard<std::mutex> lock(mutex);
-  cudaMemPool_t& pool = pools.at(static_cast<std::size_t>(device));
+  cudaMemPool_t& pool = pools[device];
   if (pool) return pool;
   cudaMemPoolProps properties{};
   properties.allocType = cudaMemAllocationTypePinned;
   properties.location.type = cudaMemLocationTypeDevice;
   properties.location.id = device;
+  const cuda::Uncaptured uncaptured;
   cudaMemPool_t made;
   VD_CUDA(cudaMemPoolCreate(&made, &properties));
   std::uint64_t keep = UINT64_MAX;
@@ -53,10 +54,10 @@ void check(cudaError_t status, const char* call) {
 
 OnDevice::OnDevice(Stream stream) {
   VD_CUDA(cudaGetDevice(&before_));
-  if (before_ != stream.device) VD_CUDA(cudaSetDevice(stream.device));
+  if (before_ == stream.device) return;
+  VD_CUDA(cudaSetDevice(stream.device));
+  changed_ = true;
 }
-
-OnDevice::~OnDevice() { cudaSetDevice(before_); }
 
 OpName::OpName(const char* op) : before_(std::exchange(current_op, op)) {}
 
@@ -142,14 +143,14 @@ DeviceMemory::DeviceMemory(Stream stream, std::size_t bytes) : stream_(stream), 
 DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
     : stream_(other.stream_), data_(std::exchange(other.data_, nullptr)) {}
 
-// Freed also while an exception passes, so a failure here goes unreported.
+// Freed also while an exception passes, and a failure must not be taken for one of the next call: check() forgets it.
 DeviceMemory::~DeviceMemory() {
   if (!data_) return;
-  int before = stream_.device;
-  cudaGetDevice(&before);
-  cudaSetDevice(stream_.device);
-  cudaFreeAsync(data_, cuda::handle(stream_));
-  cudaSetDevice(before);
+  try {
+    const cuda::OnDevice on_device(stream_);
+    VD_CUDA(cudaFreeAsync(data_, cuda::handle(stream_)));
+  } catch (...) {
+  }
 }
 
 namespace {
@@ -178,7 +179,7 @@ void order(Stream stream, void* later) {
   const cudaError_t recorded = cudaEventRecord(event, cuda::handle(stream));
   const cudaError_t waits = recorded ? recorded : cudaStreamWaitEvent(static_cast<cudaStream_t>(later), event, 0);
   cudaEventDestroy(event);
-  cuda::check(waits, "cudaStreamWaitEvent");
+  cuda::check(waits, recorded ? "cudaEventRecord" : "cudaStreamWaitEvent");
 }
 
 std::string cuda_version() { return message(CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10); }

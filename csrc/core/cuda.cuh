@@ -23,12 +23,27 @@ void check(cudaError_t status, const char* call);
 class OnDevice {
  public:
   explicit OnDevice(Stream stream);
-  ~OnDevice();
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 
  private:
   int before_;
+  bool changed_ = false;  // to make a device current that nobody uses yet would set it up
+};
+
+// While it lives this thread may call what allocates although another captures a graph.
+class Uncaptured {
+ public:
+  Uncaptured() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~Uncaptured() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  Uncaptured(const Uncaptured&) = delete;
+  Uncaptured& operator=(const Uncaptured&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
 // While it lives errors name the op.

@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/tensor.h"
 
@@ -15,9 +16,27 @@ struct Argument {
   const Tensor* tensor;
 };
 
-// The stream that an op works on, nothing being the CPU. Arguments must all lie in one place, and on a device be
-// aligned to their dtype. The stream is that of the first, and waits for theirs.
-std::optional<Stream> device_of(const char* op, std::initializer_list<Argument> arguments);
+// The stream that an op works on. It waits for the streams of the op's other arguments, and when this goes they wait
+// for it: their owners may overwrite them, or read what was written, from then on.
+class WorkStream {
+ public:
+  explicit WorkStream(Stream stream) : stream_(stream) {}
+  WorkStream(WorkStream&& other) noexcept = default;
+  WorkStream& operator=(WorkStream&& other) = default;
+  ~WorkStream();
+
+  operator Stream() const& { return stream_; }
+  operator Stream() && = delete;  // it must outlive the work
+  void share_with(Stream other);
+
+ private:
+  Stream stream_;
+  std::vector<void*> others_;
+};
+
+// That of the first argument, nothing being the CPU. Arguments must all lie in one place, and on a device be aligned to
+// their dtype.
+std::optional<WorkStream> device_of(const char* op, std::initializer_list<Argument> arguments);
 
 // Refuses arrays on a device in a build without CUDA.
 void require_cuda(const char* op, const char* argument);

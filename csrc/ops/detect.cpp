@@ -175,8 +175,8 @@ struct Detector {
 };
 
 // Tells where the arrays lie.
-std::optional<Stream> check(const Tensor& logits, const Tensor& offsets, const Tensor& anchors,
-                            const DetectOptions& options) {
+std::optional<WorkStream> check(const Tensor& logits, const Tensor& offsets, const Tensor& anchors,
+                                const DetectOptions& options) {
   const std::int64_t n = check_anchors("detect", anchors);
   VD_CHECK(logits.dtype == DType::kFloat32, "[detect] logits: expected float32, got ", name(logits.dtype));
   VD_CHECK(logits.rank() == 3, "[detect] logits: expected (B, N, C), got ", logits.shape_text());
@@ -232,7 +232,7 @@ std::vector<Detected> detect(const Tensor& logits, const Tensor& offsets, const 
 
 void detect(const Tensor& logits, const Tensor& offsets, const Tensor& anchors, const BoxCoder& coder,
             const DetectOptions& options, const DetectOut& out) {
-  const std::optional<Stream> stream = check(logits, offsets, anchors, options);
+  const std::optional<WorkStream> stream = check(logits, offsets, anchors, options);
   VD_CHECK(stream, "[detect] logits: expected an array on a CUDA device, got one in CPU memory");
   cuda::detect(logits, offsets, anchors, coder, options, *stream, out);
 }

@@ -92,7 +92,7 @@ void multibox_detection(const Tensor& cls_probs, const Tensor& offsets, const Te
   VD_CHECK(!std::isnan(nms_threshold), op, "nms_threshold: expected a number, got NaN");
   VD_CHECK(!std::isnan(pos_threshold), op, "pos_threshold: expected a number, got NaN");
   const auto nms = static_cast<float>(nms_threshold), pos = static_cast<float>(pos_threshold);
-  const std::optional<Stream> stream =
+  const std::optional<WorkStream> stream =
       device_of("multibox_detection", {{"cls_probs", &cls_probs}, {"offsets", &offsets}, {"anchors", &anchors}});
   if (n == 0) return;
   if (stream) return cuda::multibox_detection(cls_probs, offsets, anchors, nms, pos, *stream, out);

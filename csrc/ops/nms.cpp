@@ -19,8 +19,8 @@ constexpr double kBoxNs = 50;
 constexpr std::int64_t kMostShifted = 1000;
 
 // As check_nms.
-std::optional<Stream> check(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
-                            const NmsOptions& options) {
+std::optional<WorkStream> check(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
+                                const NmsOptions& options) {
   check_nms("batched_nms", boxes, scores, options);
   VD_CHECK(labels.dtype == DType::kInt64, "[batched_nms] labels: expected int64, got ", name(labels.dtype));
   VD_CHECK(labels.rank() == 1 && labels.shape[0] == boxes.shape[0], "[batched_nms] labels: expected (", boxes.shape[0],
@@ -110,7 +110,8 @@ std::vector<std::int64_t> with_type(const Tensor& boxes, const Tensor& scores, c
 
 }  // namespace
 
-std::optional<Stream> check_nms(const char* op, const Tensor& boxes, const Tensor& scores, const NmsOptions& options) {
+std::optional<WorkStream> check_nms(const char* op, const Tensor& boxes, const Tensor& scores,
+                                    const NmsOptions& options) {
   VD_CHECK(boxes.dtype == DType::kFloat32 || boxes.dtype == DType::kFloat64, "[", op,
            "] boxes: expected float32 or float64, got ", name(boxes.dtype));
   VD_CHECK(boxes.rank() == 2 && boxes.shape[1] == 4, "[", op, "] boxes: expected (N, 4), got ", boxes.shape_text());
@@ -217,20 +218,20 @@ std::vector<std::int64_t> shifted_nms(const Tensor& boxes, const Tensor& scores,
 }
 
 void nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& options, const IndicesOut& out) {
-  const Stream stream = check_nms("nms", boxes, scores, options).value();
+  const WorkStream stream = check_nms("nms", boxes, scores, options).value();
   cuda::nms(boxes, scores, options, stream, out);
 }
 
 void batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels, const NmsOptions& options,
                  const IndicesOut& out) {
-  const Stream stream = check(boxes, scores, labels, options).value();
+  const WorkStream stream = check(boxes, scores, labels, options).value();
   cuda::batched_nms(boxes, scores, labels, options, stream, out);
 }
 
 void shifted_nms(const Tensor& boxes, const Tensor& scores, const Tensor& labels, const NmsOptions& options,
                  const IndicesOut& out) {
   if (is_exact(boxes)) return batched_nms(boxes, scores, labels, options, out);
-  const Stream stream = check(boxes, scores, labels, options).value();
+  const WorkStream stream = check(boxes, scores, labels, options).value();
   cuda::shifted_nms(boxes, scores, labels, options, stream, out);
 }
 

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/device.h"
 #include "core/tensor.h"
 
 // Greedy non-maximum suppression. A box is dropped when its IoU with a better box that was kept, rounded to the boxes'
@@ -29,7 +30,8 @@ std::vector<std::int64_t> shifted_nms(const Tensor& boxes, const Tensor& scores,
                                       const NmsOptions& options, int num_threads);
 
 // What all of them refuse, before anything is allocated for them; the stream of arguments on a device.
-std::optional<Stream> check_nms(const char* op, const Tensor& boxes, const Tensor& scores, const NmsOptions& options);
+std::optional<WorkStream> check_nms(const char* op, const Tensor& boxes, const Tensor& scores,
+                                    const NmsOptions& options);
 
 // Where indices go on a device: room for `capacity`, and how many there are, which may be more. Nothing is written past
 // the room.

@@ -17,6 +17,7 @@ class Mailbox {
     if (bytes <= room_) return host_;
     free();
     void* memory;
+    const Uncaptured uncaptured;
     VD_CUDA(cudaHostAlloc(&memory, static_cast<std::size_t>(bytes), cudaHostAllocPortable));
     room_ = bytes;
     return host_ = static_cast<std::byte*>(memory);
@@ -24,6 +25,7 @@ class Mailbox {
 
  private:
   void free() {
+    const Uncaptured uncaptured;
     if (host_) cudaFreeHost(host_);
     host_ = nullptr;
     room_ = 0;
@@ -36,7 +38,7 @@ class Mailbox {
 // One thread per 16 bytes of text, and one per offset: only what there is crosses the bus, in whole lines.
 __global__ void deliver_kernel(const char* text, std::int64_t capacity, const std::int64_t* offsets, std::int64_t n,
                                char* host_text, std::int64_t* host_offsets) {
-  const std::int64_t bytes = min(capacity, offsets[n]);
+  const std::int64_t bytes = offsets[n] > capacity ? 0 : offsets[n];
   for (std::int64_t i = grid_index(); i <= n; i += grid_step()) host_offsets[i] = offsets[i];
   for (std::int64_t i = grid_index(); i < bytes / 16; i += grid_step()) {
     reinterpret_cast<uint4*>(host_text)[i] = reinterpret_cast<const uint4*>(text)[i];

@@ -57,7 +57,7 @@ def compare(op: str, device: int = 0) -> Row:
         for seed in SEEDS:
             arguments, options = cases(n, seed)
             there = function(*(_to_device(argument, device) for argument in arguments), **options)
-            if not _equal(plain(function(*arguments, **options)), plain(there)):
+            if not equal(plain(function(*arguments, **options)), plain(there)):
                 different.append(f"n={n} seed={seed}")
     return Row(op, len(SIZES) * len(SEEDS), tuple(different), time.perf_counter() - start)
 
@@ -75,13 +75,14 @@ def plain(answer: Any) -> Any:
     return answer.numpy() if hasattr(answer, "numpy") else answer
 
 
-def _equal(here: Any, there: Any) -> bool:
+def equal(here: Any, there: Any) -> bool:
+    """Whether two plain answers are the same, bit for bit but for NaN."""
     if isinstance(here, np.ndarray):
         if here.dtype.kind == "f":  # a GPU has one NaN, and it is not the one that x86 makes
             here, there = np.where(here != here, np.nan, here), np.where(there != there, np.nan, there)
         return bool(here.dtype == there.dtype and here.shape == there.shape and here.tobytes() == there.tobytes())
     if isinstance(here, list):
-        return len(here) == len(there) and all(map(_equal, here, there))
+        return len(here) == len(there) and all(map(equal, here, there))
     return bool(here == there)
 
 

@@ -42,6 +42,7 @@ std::int64_t synchronizing = 0, launches = 0;
 int device_count = kDevices, driver_version = 13000;
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
 bool is_legacy(cudaStream_t stream) { return stream == nullptr || stream == cudaStreamLegacy; }
 bool is_built_in(cudaStream_t stream) { return is_legacy(stream) || stream == cudaStreamPerThread; }
@@ -50,6 +51,7 @@ bool is_built_in(cudaStream_t stream) { return is_legacy(stream) || stream == cu
 
 int device_of(cudaStream_t stream) { return is_built_in(stream) ? current_device : stream->device; }
 bool anything_captures() {
+  if (capture_mode == cudaStreamCaptureModeRelaxed) return false;
   return std::any_of(streams.begin(), streams.end(), [](cudaStream_t stream) { return stream->capturing; });
 }
 bool is_device_number(int device) { return device >= 0 && device < device_count; }
@@ -203,6 +205,12 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   Entered call("cudaStreamQuery", stream);
   if (call.error == cudaSuccess && anything_captures()) call.error = cudaErrorStreamCaptureUnsupported;
+  return call.error;
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  Entered call("cudaThreadExchangeStreamCaptureMode");
+  if (call.error == cudaSuccess) std::swap(*mode, capture_mode);
   return call.error;
 }
 

@@ -98,6 +98,12 @@ constexpr unsigned cudaEventDefault = 0, cudaEventBlockingSync = 1, cudaEventDis
 constexpr unsigned cudaEventWaitDefault = 0;
 constexpr unsigned cudaHostAllocDefault = 0, cudaHostAllocPortable = 1;
 
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal = 0,
+  cudaStreamCaptureModeThreadLocal = 1,
+  cudaStreamCaptureModeRelaxed = 2
+};
+
 enum cudaStreamCaptureStatus {
   cudaStreamCaptureStatusNone = 0,
   cudaStreamCaptureStatusActive = 1,
@@ -182,6 +188,7 @@ CUDA_ON_CPU_API cudaError_t cudaStreamDestroy(cudaStream_t stream);
 CUDA_ON_CPU_API cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 CUDA_ON_CPU_API cudaError_t cudaStreamQuery(cudaStream_t stream);
 CUDA_ON_CPU_API cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
+CUDA_ON_CPU_API cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode);
 CUDA_ON_CPU_API cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data);
 
 CUDA_ON_CPU_API cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
