@@ -178,3 +178,10 @@ def test_variants_of_an_op_are_called_by_the_op_alone() -> None:
         for path in (ROOT / "csrc" / "bind").glob("*.cpp")
         if re.search(r"\bcpu::|\bcuda::|_cpu\.h", path.read_text())
     ]
+
+
+def test_bindings_touch_no_python_object_without_the_lock() -> None:
+    for path in (ROOT / "csrc" / "bind").glob("*.cpp"):
+        for unlocked in path.read_text().split("gil_scoped_release release;")[1:]:
+            block = unlocked[: unlocked.index("}")]
+            assert not re.search(r"\bpy::|\breturn \w+;|\.take", block), f"{path.name}:{block}"
