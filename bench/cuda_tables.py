@@ -69,7 +69,7 @@ def cases() -> Iterator[tuple[str, Any, tuple[Any, ...], dict[str, Any]]]:
     book = probabilities, offsets[:1, :5444].reshape(1, -1), anchors[:5444] / 300
     yield "multibox_detection, 5,444 anchors", ops.multibox_detection, book, {}
     for n in (1, 16):
-        blobs = np.stack([gpu_check.waves(1080, 1920, rng) for _ in range(n)])
+        blobs = np.stack([np.kron(gpu_check.waves(54, 96, rng), np.ones((20, 20), np.float32)) for _ in range(n)])
         yield f"encode, {n} x 1080 x 1920", mask.encode, (blobs > 0.5,), {"axis": 0}
         yield f"encode_logits, {n} x 1080 x 1920", mask.encode_logits, (blobs,), {}
     yield "encode_logits, 256 x 256 to 1080 x 1920", mask.encode_logits, (blobs[0, :256, :256], (1080, 1920)), {}
