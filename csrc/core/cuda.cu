@@ -11,10 +11,11 @@ thread_local const char* current_op = nullptr;
 
 std::string prefix() { return current_op ? message("[", current_op, "] ") : ""; }
 
-// One pool per device for as long as the process lives, so that freeing never gives memory back to the driver.
+// One pool per device for as long as the process lives, so that freeing never gives memory back to the driver. Their
+// list is never destroyed: results may go at any time until the end.
 cudaMemPool_t pool_of(int device) {
   static std::mutex mutex;
-  static std::map<int, cudaMemPool_t> pools;
+  static auto& pools = *new std::map<int, cudaMemPool_t>;
   const std::lock_guard<std::mutex> lock(mutex);
   cudaMemPool_t& pool = pools[device];
   if (pool) return pool;
