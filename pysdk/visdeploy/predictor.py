@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -59,11 +60,14 @@ def load(
     """
     bundle = Bundle.open(path)
     opened = open_engine(engine, bundle, device=device, precision=precision, num_threads=num_threads)
-    return Predictor(bundle, opened)
+    return Predictor(bundle, opened, num_threads)
 
 
 class Predictor:
     """A bundle with an engine that runs it; made by `load`. Calls from several threads are safe.
+
+    Another process needs a predictor of its own: one that is pickled is loaded again there, and one that came by a fork
+    raises `EngineError`, as the engine's threads did not come with it.
 
     Attributes:
         spec: The bundle's manifest.
@@ -71,11 +75,17 @@ class Predictor:
         path: The bundle it came from.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, num_threads: int | None = None) -> None:
         self.spec: Manifest = bundle.manifest
         self.engine = engine
         self.path = bundle.path
+        self._num_threads = num_threads
         self._closed = False
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        again = partial(load, engine=self.engine.name, precision=self.engine.precision, num_threads=self._num_threads)
+        return again, (self.path.absolute(),)
 
     @overload
     def __call__(
@@ -157,6 +167,8 @@ class Predictor:
     def _check_call(self, threshold: float | None) -> None:
         if self._closed:
             raise InputError("[predict] the model was closed; load it again")
+        if os.getpid() != self._process:
+            raise EngineError("[predict] the model was loaded before this process was forked; load it in this one")
         if threshold is None:
             return
         if not self.spec.binary:
