@@ -50,7 +50,7 @@ py::object nms(const py::object& boxes, const py::object& scores, const py::obje
   const Array b(boxes, "nms", "boxes"), s(scores, "nms", "scores");
   const NmsOptions options = options_of("nms", iou_threshold, score_threshold, max_output);
   threads(num_threads, "nms");
-  check_nms("nms", *b, *s, options);
+  if (b->cuda) check_nms("nms", *b, *s, options);  // before room is taken for the answer
   return indices(
       "nms", b, out, [&] { return visdeploy::nms(*b, *s, options); },
       [&](const IndicesOut& to) { visdeploy::nms(*b, *s, options, to); });
@@ -63,7 +63,7 @@ py::object batched_nms(const py::object& boxes, const py::object& scores, const 
   const NmsOptions options = options_of("batched_nms", iou_threshold, score_threshold, max_output);
   const bool as_torchvision = is_torchvision(mode, "batched_nms");
   const int n = threads(num_threads, "batched_nms");
-  check_nms("batched_nms", *b, *s, options);
+  if (b->cuda) check_nms("batched_nms", *b, *s, options);  // before room is taken for the answer
   return indices(
       "batched_nms", b, out,
       [&] {
