@@ -79,7 +79,7 @@ cuda: .venv/.tools $(filter $(PYPI_NVCC),$(NVCC)) $(CUOBJDUMP)
 	rm -f dist/visdeploy_cuda13-*.whl
 	CUDACXX=$(abspath $(NVCC)) LIBRARY_PATH=$(abspath build/nvcc/nvidia/cu13/lib) $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist \
 		-Ccmake.define.VISDEPLOY_WERROR=ON \
-		-Ccmake.define.CMAKE_CUDA_ARCHITECTURES="$(subst $(empty) ,;,$(addsuffix -real,$(filter-out $(NEWEST),$(ARCHITECTURES))) $(NEWEST))" ./cuda13
+		-Ccmake.define.CMAKE_CUDA_ARCHITECTURES="$(subst $(empty) ,;,$(strip $(addsuffix -real,$(filter-out $(NEWEST),$(ARCHITECTURES))) $(NEWEST)))" ./cuda13
 	$(BIN)/python cuda13/check_wheel.py $(CUOBJDUMP) dist/visdeploy_cuda13-*.whl $(ARCHITECTURES)
 
 # What docs/cuda.md says of registers, launches and memory.
