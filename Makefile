@@ -1,7 +1,7 @@
 # Every target works on a fresh machine with python3.11 (venv, headers), g++ and make; the first one fills .venv.
 PYTHON ?= python3.11
 BIN := .venv/bin
-EXTRAS := dev,train,openvino,onnxruntime,torchscript
+EXTRAS := dev,train,openvino,onnxruntime,torchscript,tensorrt-rtx,quantize
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
 PY := pysdk tests bench cuda13
 CXX_FILES := $(shell find csrc tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
@@ -112,4 +112,5 @@ clean:
 # What only the benches compare with.
 .venv/.rivals: .venv/.ready
 	$(BIN)/python -m pip install --quiet ultrafast-pycocotools rlemasklib faster-coco-eval powerboxes
+	$(BIN)/python -m pip install --quiet --no-deps openvino-model-api # whose opencv-python-headless would overwrite opencv-python
 	@touch $@

@@ -17,12 +17,13 @@ class StubEngine:
     name = "stub"
     version = "1"
     precision = "fp32"
+    lanes = 2
 
     def __init__(self, channels: int, before: Callable[[], None]) -> None:
         self.channels, self.before = channels, before
         self.batches: list[int] = []
 
-    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         self.before()
         self.batches.append(len(images))
         return (images.astype(np.float32) / 255 - 0.5).transpose(0, 3, 1, 2)[:, : self.channels]

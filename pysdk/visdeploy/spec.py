@@ -162,6 +162,38 @@ class FileEntry(BaseModel):
     size: Annotated[int, Field(ge=0, le=MAX_BYTES)]
 
 
+class Variant(BaseModel):
+    """A form of the model in lower precision, and what it was found to cost.
+
+    Attributes:
+        engine: Name of the engine that it is for.
+        precision: "fp16", "bf16" or "int8".
+        files: Members of the bundle that hold its graph; none where the engine derives it from `model.onnx`.
+        accepted: Whether "auto" may choose it.
+        metric: Name of the figure that was compared with that of fp32; None where nobody gave data to measure on.
+        value: That figure.
+        drop: How much lower it is than that of fp32.
+        measured_on: The engine that it was measured on, where `engine` could not run there.
+        images: Number of images it was measured on.
+        calibration: sha256 of the calibration images, for int8.
+        excluded: Nodes left in fp32.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    engine: str
+    precision: Literal["fp16", "bf16", "int8"]
+    files: tuple[str, ...] = ()
+    accepted: bool
+    metric: str | None = None
+    value: FiniteFloat | None = None
+    drop: FiniteFloat | None = None
+    measured_on: str | None = None
+    images: int = 0
+    calibration: str | None = None
+    excluded: tuple[str, ...] = ()
+
+
 class Manifest(Spec):
     """`manifest.json`: the spec with what export adds.
 
@@ -170,6 +202,7 @@ class Manifest(Spec):
         schema_version: Major and minor number of this format; a newer major is refused.
         producer: Versions of what wrote the bundle.
         torchscript: How the model became TorchScript: "script", "trace", or "absent" for a bare ONNX file.
+        variants: Forms of lower precision, one per engine and precision.
         files: Digest and size of every other file.
     """
 
@@ -179,6 +212,7 @@ class Manifest(Spec):
     schema_version: str = SCHEMA_VERSION
     producer: dict[str, str] = Field(default_factory=dict)
     torchscript: Literal["script", "trace", "absent"] = "script"
+    variants: tuple[Variant, ...] = ()
     files: Annotated[dict[str, FileEntry], Field(max_length=1000)] = Field(default_factory=dict)
 
 

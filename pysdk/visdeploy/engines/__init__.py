@@ -29,14 +29,19 @@ class Engine(Protocol):
         name: One of `NAMES`.
         version: Of the package that runs it.
         precision: What it computes in.
+        lanes: How many threads should call `infer(..., alone=False)` at once for the most images a second.
     """
 
     name: str
     version: str
     precision: str
+    lanes: int
 
-    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map (B, h, w, 3) uint8 RGB to (B, C, h', w') float32 logits."""
+    def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
+        """Map (B, h, w, 3) uint8 RGB to (B, C, h', w') float32 logits.
+
+        `alone` answers soonest, on all threads that the engine was given; without, `lanes` such calls share them.
+        """
         ...
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ class OnnxRuntimeEngine:
     """One inference session."""
 
     name = "onnxruntime"
+    lanes = 1
     precision = "fp32"
 
     def __init__(self, session: Any, input_name: str) -> None:
@@ -28,7 +29,7 @@ class OnnxRuntimeEngine:
         self._session = session
         self._input = input_name
 
-    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         """Run one batch; see `Engine.infer`."""
         try:
             (logits,) = self._session.run(None, {self._input: images})

@@ -24,6 +24,7 @@ class OpenVinoEngine:
     """One compiled model, and an inference request per calling thread."""
 
     name = "openvino"
+    lanes = 1
 
     def __init__(self, compiled: Any, precision: str) -> None:
         self.version = version()
@@ -31,7 +32,7 @@ class OpenVinoEngine:
         self._compiled = compiled
         self._local = threading.local()
 
-    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         """Run one batch; see `Engine.infer`."""
         request = getattr(self._local, "request", None)
         if request is None:

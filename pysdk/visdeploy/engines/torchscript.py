@@ -34,13 +34,14 @@ class TorchScriptEngine:
     """One loaded script module."""
 
     name = "torchscript"
+    lanes = 1
     precision = "fp32"
 
     def __init__(self, module: Any) -> None:
         self.version = version()
         self._module = module
 
-    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         """Run one batch; see `Engine.infer`."""
         import torch
 
