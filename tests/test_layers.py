@@ -17,7 +17,7 @@ LAYERS = (
     {"errors", "native", "tolerance", "metrics", "whole_file"},
     {"spec", "mask", "ops", "image"},
     {"bundle", "types", "preprocess"},
-    {"postprocess"},
+    {"postprocess", "cache"},
     {"engines", "golden"},
     {"predictor"},
     {"benchmark", "gpu_check", "verify", "prediction_files"},
