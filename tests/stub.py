@@ -18,6 +18,7 @@ class StubEngine:
     version = "1"
     precision = "fp32"
     lanes = 2
+    notes: tuple[str, ...] = ()
 
     def __init__(self, channels: int, before: Callable[[], None]) -> None:
         self.channels, self.before = channels, before
