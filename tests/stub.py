@@ -18,11 +18,11 @@ class StubEngine:
     version = "1"
     precision = "fp32"
     lanes = 2
-    notes: tuple[str, ...] = ()
 
     def __init__(self, channels: int, before: Callable[[], None]) -> None:
         self.channels, self.before = channels, before
         self.batches: list[int] = []
+        self.notes: list[str] = []
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         self.before()

@@ -44,7 +44,7 @@ class Engine(Protocol):
     version: str
     precision: str
     lanes: int
-    notes: tuple[str, ...]
+    notes: list[str]
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         """Map (B, h, w, 3) uint8 RGB to (B, C, h', w') float32 logits.

@@ -68,7 +68,7 @@ def fastest(name: str, bundle: Bundle, open_in: Callable[[str], Engine], facts: 
     notes = [f"{_sentence(figures.milliseconds, chosen)} (measured here; {origin})", *figures.refused]
     for note in notes:
         cache.log.info("%s", note)
-    engine.notes = (*notes, *engine.notes)
+    engine.notes[:0] = notes
     return engine
 
 

@@ -26,11 +26,11 @@ class OnnxRuntimeEngine:
     """A session of all threads for a call, and one of one thread for the lanes."""
 
     name = "onnxruntime"
-    notes: tuple[str, ...] = ()
 
     def __init__(self, bundle: bundles.Bundle, precision: str, file: str, threads: int) -> None:
         self.version = version()
         self.precision = precision
+        self.notes: list[str] = []
         self.lanes = threads
         self._input = bundle.manifest.input_name
         graph, path = bundle.read(file), bundle.path

@@ -1,8 +1,10 @@
 """OpenVINO on the CPU: the default."""
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,21 +43,10 @@ class OpenVinoEngine:
         self.version = version()
         self.precision = precision
         self.lanes = threads
-        self.notes: tuple[str, ...] = ()
+        self.notes: list[str] = []
         self._single = -1 if bundle.manifest.resize == "native" else 1  # a fixed batch alone gains nothing
-        self._size = (-1, -1) if bundle.manifest.resize == "native" else bundle.manifest.size
-        self._graph = [bundle.read(name) for name in graph]
-        self._path = bundle.path
-        self._key = {
-            "model": bundle.sha256(bundles.ONNX),
-            "engine": self.name,
-            "version": self.version,
-            "device": device(),
-            "precision": precision,
-        }
-        if graph != (bundles.ONNX,):
-            self._key["variant"] = " ".join(bundle.sha256(name) for name in graph)
-        self._networks = Lazy(self._network)
+        # Not a method of this object: a cycle would keep the networks until the garbage collector comes.
+        self._networks = Lazy(partial(_network, _Source.of(bundle, precision, graph), threads, self.notes))
         self._networks[1, self._single]
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
@@ -70,39 +61,64 @@ class OpenVinoEngine:
         """Release the compiled models."""
         self._networks.clear()
 
-    def _network(self, purpose: tuple[int, int]) -> "_Network":
-        streams, batch = purpose
-        shape = (batch, *self._size, 3)
-        # Unless told otherwise OpenVINO computes in bf16 wherever the processor has it, and pins threads to cores, the
-        # calling one too: in a second process to the same cores.
-        settings = {
-            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
-            "INFERENCE_NUM_THREADS": self.lanes,
-            "ENABLE_CPU_PINNING": False,
-        } | ({"NUM_STREAMS": streams} if streams > 1 else {"PERFORMANCE_HINT": "LATENCY"})
 
-        def take(blob: cache.Blob) -> _Network:
-            import openvino
+@dataclass(frozen=True)
+class _Source:
+    """What networks are compiled from."""
 
-            tensor = openvino.Tensor(blob, shared_memory=True)
-            return _Network(_core().import_model(tensor, "CPU", settings), blob)
+    path: Path
+    graph: Sequence[bytes]
+    size: tuple[int, int]
+    precision: str
+    key: dict[str, str]
 
-        def build() -> tuple[_Network, bytes]:
-            compiled = _compile(self._graph, shape, settings)
-            return _Network(compiled), compiled.export_model().getvalue()
+    @classmethod
+    def of(cls, bundle: bundles.Bundle, precision: str, graph: tuple[str, ...]) -> Self:
+        key = {
+            "model": bundle.sha256(bundles.ONNX),
+            "engine": OpenVinoEngine.name,
+            "version": version(),
+            "device": device(),
+            "precision": precision,
+        }
+        if graph != (bundles.ONNX,):
+            key["variant"] = " ".join(bundle.sha256(name) for name in graph)
+        size = (-1, -1) if bundle.manifest.resize == "native" else bundle.manifest.size
+        return cls(bundle.path, [bundle.read(name) for name in graph], size, precision, key)
 
-        sides = "x".join("?" if side < 0 else str(side) for side in shape)
-        try:
-            # Streams and threads are settings of the import: all purposes share the blob of a shape.
-            network, note = cache.obtain(self._key | {"shape": sides}, take, build)
-        except Exception as error:  # its message may not even be UTF-8
-            if isinstance(error, InputError):
-                raise
-            raise EngineError(f"openvino: refused {self._path} ({reason(error)})") from error
-        note = f"openvino {self.precision} network for {sides}, {streams} at once: {note}"
-        cache.log.info("%s", note)
-        self.notes += (note,)
-        return network
+
+def _network(source: _Source, threads: int, notes: list[str], purpose: tuple[int, int]) -> "_Network":
+    """Return a network for (streams, batch), -1 for any batch."""
+    streams, batch = purpose
+    shape = (batch, *source.size, 3)
+    # Unless told otherwise OpenVINO computes in bf16 wherever the processor has it, and pins threads to cores, the
+    # calling one too: in a second process to the same cores.
+    settings = {
+        "INFERENCE_PRECISION_HINT": _HINTS[source.precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+    } | ({"NUM_STREAMS": streams} if streams > 1 else {"PERFORMANCE_HINT": "LATENCY"})
+
+    def take(blob: cache.Blob) -> _Network:
+        import openvino
+
+        return _Network(_core().import_model(openvino.Tensor(blob, shared_memory=True), "CPU", settings), blob)
+
+    def build() -> tuple[_Network, bytes]:
+        compiled = _compile(source.graph, shape, settings)
+        return _Network(compiled), compiled.export_model().getvalue()
+
+    sides = "x".join("?" if side < 0 else str(side) for side in shape)
+    try:
+        # Streams and threads are settings of the import, so all purposes share the blob of a shape.
+        network, note = cache.obtain(source.key | {"shape": sides}, take, build)
+    except InputError:
+        raise
+    except Exception as error:  # its message may not even be UTF-8
+        raise EngineError(f"openvino: refused {source.path} ({reason(error)})") from error
+    notes.append(f"openvino in {source.precision} for {sides} with {streams} at once: {note}")
+    cache.log.info("%s", notes[-1])
+    return network
 
 
 class _Network:

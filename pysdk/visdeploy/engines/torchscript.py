@@ -46,10 +46,10 @@ class TorchScriptEngine:
     name = "torchscript"
     lanes = 2
     precision = "fp32"
-    notes: tuple[str, ...] = ()
 
     def __init__(self, module: Any) -> None:
         self.version = version()
+        self.notes: list[str] = []
         self._module = module
         self._lock = threading.Lock()
 
