@@ -263,7 +263,7 @@ def _changes(key: Mapping[str, str], name: str) -> str:
         return "the cache held nothing of this model"
     nearest = max(same, key=lambda entry: len(entry.key.items() & key.items()))
     changes = [
-        f"{part}: {nearest.key.get(part, 'none')} -> {key.get(part, 'none')}"
+        f"{part}: {nearest.key.get(part, 'none'):.60} -> {key.get(part, 'none'):.60}"
         for part in sorted(nearest.key.keys() | key.keys())
         if nearest.key.get(part) != key.get(part)
     ]
