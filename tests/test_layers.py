@@ -14,9 +14,9 @@ PACKAGE = ROOT / "pysdk" / "visdeploy"
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "native", "tolerance", "metrics", "whole_file"},
+    {"errors", "native", "tolerance", "metrics", "whole_file", "lanes"},
     {"spec", "mask", "ops", "image"},
-    {"bundle", "types", "preprocess"},
+    {"bundle", "types", "preprocess", "tiling"},
     {"postprocess"},
     {"engines", "golden"},
     {"predictor"},

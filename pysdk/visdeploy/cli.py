@@ -223,7 +223,7 @@ def predict(
     engine: Engine = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
-    batch: Annotated[int, typer.Option(help="Images per inference.")] = 8,
+    batch: Annotated[int | None, typer.Option(help="Images per inference; default, what suits the engine.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Probability of foreground, for a binary model.")] = None,
     overlays: Annotated[bool, typer.Option(help="Draw the masks over the images.")] = True,
     as_json: AsJson = False,
@@ -233,13 +233,13 @@ def predict(
     from visdeploy.predictor import load
 
     paths = _images(images)
-    failed, documents = [], []
+    failed, documents = 0, []
     with load(bundle, engine=engine, precision=precision, num_threads=threads) as predictor:
         files = PredictionFiles(out, predictor.spec, overlays=overlays)
         results = predictor.stream(paths, batch_size=batch, threshold=threshold)
         for result in _track(results, len(paths), "predicting"):
             if result.error is not None:
-                failed.append(result)
+                failed += 1
                 print(f"error: {result.error}", file=sys.stderr)
             else:
                 files.add(result)
@@ -249,9 +249,9 @@ def predict(
     if as_json:
         print(json.dumps(documents))
     else:
-        print(f"{len(paths) - len(failed)} of {len(paths)} images -> {out}/ (coco.json, kaggle.csv, overlays)")
+        print(f"{len(paths) - failed} of {len(paths)} images -> {out}/ (coco.json, kaggle.csv, overlays)")
     if failed:
-        raise InputError(f"[predict] {len(failed)} of {len(paths)} images could not be predicted")
+        raise InputError(f"[predict] {failed} of {len(paths)} images could not be predicted")
 
 
 @app.command()
@@ -373,17 +373,11 @@ def _open_data(path: Path, format: str, masks: str | None) -> "Dataset":
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
-    from visdeploy.image import SUFFIXES
+    from visdeploy.image import in_folder
 
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
-        if not inside:
-            raise InputError(f"the folder {path} holds no images ({', '.join(sorted(SUFFIXES))})")
-        found += inside
+        found += in_folder(path) if path.is_dir() else [path]
     return found
 
 
