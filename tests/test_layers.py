@@ -17,7 +17,7 @@ LAYERS = (
     {"errors", "native", "tolerance", "metrics", "whole_file", "lanes"},
     {"spec", "mask", "ops", "image"},
     {"bundle", "types", "preprocess", "tiling"},
-    {"postprocess"},
+    {"postprocess", "cache"},
     {"engines", "golden"},
     {"predictor"},
     {"benchmark", "gpu_check", "verify", "prediction_files"},

@@ -26,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+cache_app = typer.Typer(help="Compiled engines, kept under $VISDEPLOY_CACHE.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
 
 Item = TypeVar("Item")
 BundlePath = Annotated[Path, typer.Argument(help="A .vdz file, or a directory with the same files.")]
@@ -347,6 +349,35 @@ def check(
     print(f"  {'CUDA kernels':<12} {'yes' if cuda else 'no ':<4} {sentence}")
     if all(entry.version is None for entry in entries):
         raise MissingDependencyError("no engine can run here; the usual one is: pip install 'visdeploy[openvino]'")
+
+
+@cache_app.command("ls")
+def cache_ls(as_json: AsJson = False) -> None:
+    """List the compiled engines that are kept for the next load, last used first."""
+    from datetime import datetime
+
+    from visdeploy import cache
+
+    kept, folder = cache.entries(), cache.directory()
+    total = sum(entry.size for entry in kept)
+    if as_json:
+        listed = [entry.to_dict() for entry in kept]
+        print(json.dumps({"directory": str(folder), "bytes": total, "limit": cache.limit(), "entries": listed}))
+        return
+    for entry in kept:
+        used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
+        parts = " ".join(f"{part}={value:.24}" for part, value in entry.key.items())
+        print(f"{entry.size / 1e6:8.1f} MB  used {used}  {parts}")
+    print(f"{folder}: {f'{total / 1e6:.1f} MB' if kept else 'empty'}, of at most {cache.limit() / 1e6:.0f} MB")
+
+
+@cache_app.command("clear")
+def cache_clear(as_json: AsJson = False) -> None:
+    """Remove them all; they are made again when next needed."""
+    from visdeploy import cache
+
+    freed = cache.clear()
+    print(json.dumps({"freed": freed}) if as_json else f"{cache.directory()}: {freed / 1e6:.1f} MB freed")
 
 
 def _check_gpu(as_json: bool) -> None:
