@@ -53,8 +53,7 @@ def prepare(image: Array, spec: Spec) -> Prepared:
     pixels = resize(image, valid, spec)
     if padded != valid:
         bottom, right = padded[0] - valid[0], padded[1] - valid[1]
-        border = cv2.BORDER_CONSTANT
-        pixels = np.asarray(cv2.copyMakeBorder(pixels, 0, bottom, 0, right, border, value=(spec.pad_value,) * 3))
+        pixels = np.pad(pixels, ((0, bottom), (0, right), (0, 0)), constant_values=spec.pad_value)
     return Prepared(pixels, valid, source)
 
 
