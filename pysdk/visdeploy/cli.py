@@ -5,8 +5,10 @@ Exit codes: 0 ok; 1 a check failed; 2 bad usage, input or bundle; 3 a missing en
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -15,7 +17,9 @@ from visdeploy import __version__
 from visdeploy.errors import CheckFailedError, InputError, MissingDependencyError, VisdeployError
 
 if TYPE_CHECKING:
+    from visdeploy.bundle import Bundle
     from visdeploy.data import Dataset
+    from visdeploy.verify import Report
 
 app = typer.Typer(
     name="visdeploy",
@@ -186,26 +190,27 @@ def val(
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="A run's folder, its model.pt, or an ONNX file with --spec.")],
-    out: Annotated[Path, typer.Option(help="The bundle to write, such as car.vdz.")],
+    source: Annotated[Path, typer.Argument(help="A run's folder, its model.pt, a bundle, or an ONNX file with --spec.")],
+    out: Annotated[Path, typer.Option(help="The file to write, such as car.vdz, car.xml or car.pt2.")],
+    format: Annotated[str, typer.Option(help="bundle, openvino or pt2.")] = "bundle",
     spec: Annotated[Path | None, typer.Option(help="JSON file: task, labels, size, mean, std, ...")] = None,
     golden: Annotated[Path | None, typer.Option(help="Image, or folder of images, to record answers for.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a bundle and prove it on every engine installed here."""
-    from visdeploy.export import export as make
-
-    images = golden or (source if source.is_dir() else source.parent) / "golden"
-    if source.suffix == ".onnx":
-        if spec is None or golden is None:
-            raise InputError("[export] an ONNX file needs --spec SPEC.json and --golden FOLDER")
-        report = make(source, out, spec=_read_spec(spec), golden=_images([images]), progress=_note)
+    """Make a bundle and prove it on every engine installed here; or write a bundle's network in another format."""
+    _choice("format", format, ("bundle", "openvino", "pt2"))
+    if format == "bundle":
+        report = _make_bundle(source, out, spec, golden)
     else:
-        from visdeploy.train import checkpoint
+        with _as_bundle(source, spec, golden) as bundle:
+            if format == "openvino":
+                from visdeploy.openvino_ir import export_openvino
 
-        net, known = checkpoint.load(source)
-        described = known if spec is None else {**known.model_dump(), **_read_spec(spec)}
-        report = make(net, out, spec=described, golden=_images([images]), progress=_note)
+                report = export_openvino(bundle, out, progress=_note)
+            else:
+                from visdeploy.pt2 import export_pt2
+
+                report = export_pt2(bundle, out, progress=_note)
     if as_json:
         print(json.dumps(report.to_dict()))
         return
@@ -364,6 +369,41 @@ def _check_gpu(as_json: bool) -> None:
     different = [row.op for row in rows if row.different]
     if different:
         raise CheckFailedError(f"answers on the GPU differ from the CPU's: {', '.join(different)}")
+
+
+def _make_bundle(source: Path, out: Path, spec: Path | None, golden: Path | None) -> "Report":
+    from visdeploy.export import export as make
+
+    images = golden or (source if source.is_dir() else source.parent) / "golden"
+    if source.suffix == ".onnx":
+        if spec is None or golden is None:
+            raise InputError("[export] an ONNX file needs --spec SPEC.json and --golden FOLDER")
+        return make(source, out, spec=_read_spec(spec), golden=_images([images]), progress=_note)
+    if _is_bundle(source):
+        raise InputError(f"[export] {source} is a bundle already; --format says what else to make of it")
+    from visdeploy.train import checkpoint
+
+    net, known = checkpoint.load(source)
+    described = known if spec is None else {**known.model_dump(), **_read_spec(spec)}
+    return make(net, out, spec=described, golden=_images([images]), progress=_note)
+
+
+@contextmanager
+def _as_bundle(source: Path, spec: Path | None, golden: Path | None) -> "Iterator[Bundle]":
+    """Open a bundle, or make one of the source for as long as it is needed."""
+    from visdeploy.bundle import Bundle
+
+    if _is_bundle(source):
+        yield Bundle.open(source)
+        return
+    with TemporaryDirectory() as folder:
+        made = Path(folder) / "model.vdz"
+        _make_bundle(source, made, spec, golden)
+        yield Bundle.open(made)
+
+
+def _is_bundle(source: Path) -> bool:
+    return source.suffix == ".vdz" or (source / "manifest.json").is_file()
 
 
 def _open_data(path: Path, format: str, masks: str | None) -> "Dataset":
