@@ -35,6 +35,10 @@ Item = TypeVar("Item")
 BundlePath = Annotated[Path, typer.Argument(help="A .vdz file, or a directory with the same files.")]
 Engine = Annotated[str, typer.Option(help="openvino, onnxruntime, torchscript, or auto.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, or what the engine offers beside it.")]
+Engines = Annotated[list[str] | None, typer.Option(help="A name, or all (the default); may be repeated.")]
+Precisions = Annotated[
+    list[str] | None, typer.Option(help="fp32, ..., auto, or all that were accepted (the default); may be repeated.")
+]
 Threads = Annotated[int | None, typer.Option(help="Threads per inference; default, the container's CPU quota.")]
 Data = Annotated[Path, typer.Option(help="Folder of images and masks.")]
 Format = Annotated[str, typer.Option(help="Its format: auto, folder, camvid, carvana.")]
@@ -190,7 +194,7 @@ def val(
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="A run's folder, its model.pt, a bundle, or an ONNX file with --spec.")],
+    source: Annotated[Path, typer.Argument(help="A run's folder, its model.pt, a bundle, or ONNX with --spec.")],
     out: Annotated[Path, typer.Option(help="The file to write, such as car.vdz, car.xml or car.pt2.")],
     format: Annotated[str, typer.Option(help="bundle, openvino or pt2.")] = "bundle",
     spec: Annotated[Path | None, typer.Option(help="JSON file: task, labels, size, mean, std, ...")] = None,
@@ -299,15 +303,25 @@ def benchmark(
 @app.command()
 def verify(
     bundle: BundlePath,
-    engine: Annotated[list[str] | None, typer.Option(help="May be repeated; default, every one installed.")] = None,
-    precision: Precision = "auto",
+    engine: Engines = None,
+    precision: Precisions = None,
+    images: Annotated[Path | None, typer.Option(help="Image or folder to compare every engine on, besides.")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="Exported file (car.pt2, car.xml, ...) to replay; may be repeated.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replay the bundle's golden images here; exit 1 if a stage drifted."""
+    """Replay the bundle's golden images on every engine and precision here; exit 1 if a stage drifted."""
     from visdeploy import tables
     from visdeploy.verify import verify as replay
 
-    report = replay(bundle, engines=engine, precision=precision)
+    report = replay(
+        bundle,
+        engines=_unless_all(engine),
+        precisions=_unless_all(precision),
+        images=_images([images]) if images is not None else (),
+        files=file or (),
+    )
     if as_json:
         print(json.dumps(report.to_dict()))
     else:
@@ -435,6 +449,10 @@ def _read_spec(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InputError(f"[export] spec: {path} is not a JSON object")
     return document
+
+
+def _unless_all(names: list[str] | None) -> list[str] | None:
+    return None if names is None or "all" in names else names
 
 
 def _choice(option: str, value: str, allowed: Sequence[str]) -> str:

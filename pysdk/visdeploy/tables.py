@@ -1,6 +1,7 @@
 """What the command line shows for reports, figures and manifests."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,15 +22,20 @@ def console() -> Console:
 
 
 def of_report(report: Report) -> Table:
-    """Return one line per verified stage."""
-    table = Table(title=f"{escape(report.bundle)}: {report.images} golden images", title_justify="left")
-    for heading in ("stage", "engine", "error", "limit", "", "Dice", "verdict"):
-        table.add_column(heading, justify="right" if heading in ("error", "limit", "Dice") else "left", no_wrap=True)
+    """Return one line per verified stage, and below what could not be verified here."""
+    own = f", {report.own_images} images against {report.reference}" if report.own_images else ""
+    title = f"{escape(report.bundle)}: {report.images} golden images{own}"
+    not_run = "\n".join(f"not run here: {entry.what}: {entry.why}" for entry in report.not_run)
+    table = Table(title=title, title_justify="left", caption=escape(not_run) or None, caption_justify="left")
+    for heading in ("stage", "engine", "error", "limit", "", "changed pixels", "Dice", "worst image", "verdict"):
+        right = heading in ("error", "limit", "changed pixels", "Dice")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for row in report.rows:
-        engine = f"{row.engine} {row.precision}" if row.engine else "any"
         dice = "" if row.dice is None else f"{row.dice:.5f}"
+        changed = "" if row.changed is None else f"{row.changed:,} of {row.pixels:,}"
         verdict = "[green]same[/]" if row.ok else "[bold red]DRIFTED[/]"
-        table.add_row(row.stage, engine, f"{row.error:.2g}", f"{row.limit:.2g}", row.unit, dice, verdict)
+        figures = f"{row.error:.2g}", f"{row.limit:.2g}", row.unit, changed, dice
+        table.add_row(row.stage, escape(row.ran_on) or "any", *figures, escape(Path(row.worst).name), verdict)
     return table
 
 
