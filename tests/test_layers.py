@@ -22,7 +22,7 @@ LAYERS = (
     {"predictor"},
     {"benchmark", "gpu_check", "verify", "prediction_files"},
 )
-TRAINING = ({"data"}, {"models"}, {"train"}, {"export", "onnx_graph"})
+TRAINING = ({"data"}, {"models"}, {"train"}, {"export", "onnx_graph"}, {"pt2"})
 RUNTIME = set().union(*LAYERS)
 # These join the two halves, and import the training side only inside what needs it.
 COMMANDS = {"cli", "demo", "evaluate", "tables", "__main__", "__init__"}
