@@ -20,7 +20,7 @@ LAYERS = (
     {"postprocess"},
     {"engines", "golden"},
     {"predictor"},
-    {"benchmark", "gpu_check", "verify", "prediction_files"},
+    {"benchmark", "gpu_check", "verify", "prediction_files", "openvino_ir"},
 )
 TRAINING = ({"data"}, {"models"}, {"train"}, {"export", "onnx_graph"}, {"pt2"})
 RUNTIME = set().union(*LAYERS)

@@ -1,8 +1,11 @@
 """A network in a file of its own, as `visdeploy export --format` writes it, opened to be replayed by `verify`."""
 
 import io
+import logging
 import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
-from visdeploy.engines import Engine, cpu_quota, open_engine, reason
+from visdeploy.engines import Engine, cpu_quota, load_adapter, open_engine, reason
 from visdeploy.errors import EngineError, InputError, MissingDependencyError
 
-SUFFIXES = (".pt2", ".onnx", ".ts")
+SUFFIXES = (".pt2", ".xml", ".onnx", ".ts")
 
 
 def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine:
@@ -30,14 +33,35 @@ def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise InputError(f"[verify] file: expected {', '.join(SUFFIXES)}, got {path}")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"[verify] file: cannot read {path} ({error.strerror})") from error
+    data = _read(path)
     if path.suffix == ".pt2":
         return TorchExportEngine(path, data)
+    if path.suffix == ".xml":
+        weights = _read(path.with_suffix(".bin"))
+        adapter = load_adapter("openvino")
+        opened: Engine = adapter.open_ir((data, weights), replace(bundle, path=path), threads=cpu_quota())
+        return opened
     name, engine = (bundles.ONNX, "auto") if path.suffix == ".onnx" else (bundles.TORCHSCRIPT, "torchscript")
     return open_engine(engine, replace(bundle, path=path, files={name: data}), precision="fp32")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"[verify] file: cannot read {path} ({error.strerror})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the traceback that torch logs of an archive it refuses, which the exception says in a sentence."""
+    logger = logging.getLogger("torch.export")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class TorchExportEngine:
@@ -61,7 +85,8 @@ class TorchExportEngine:
         self.version = str(torch.__version__)
         self._lock = threading.Lock()
         try:
-            self._module: Any = torch.export.load(io.BytesIO(data)).module()
+            with _quiet():
+                self._module: Any = torch.export.load(io.BytesIO(data)).module()
         except Exception as error:  # whatever the archive provokes
             raise EngineError(f"torch.export: refused {path} ({reason(error)})") from error
 
