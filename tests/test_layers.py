@@ -14,13 +14,13 @@ PACKAGE = ROOT / "pysdk" / "visdeploy"
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "native", "tolerance", "metrics", "whole_file"},
+    {"errors", "native", "tolerance", "metrics", "whole_file", "machine"},
     {"spec", "mask", "ops", "image"},
     {"bundle", "types", "preprocess"},
     {"postprocess"},
     {"engines", "golden"},
     {"predictor"},
-    {"benchmark", "gpu_check", "verify", "prediction_files", "openvino_ir"},
+    {"benchmark", "gpu_check", "verify", "prediction_files", "openvino_ir", "throughput", "regression"},
 )
 TRAINING = ({"data"}, {"models"}, {"train"}, {"export", "onnx_graph"}, {"pt2"})
 RUNTIME = set().union(*LAYERS)

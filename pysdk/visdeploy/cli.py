@@ -267,37 +267,60 @@ def predict(
 def benchmark(
     bundle: BundlePath,
     images: Annotated[Path | None, typer.Option(help="Image or folder; default, the bundle's golden images.")] = None,
-    engine: Annotated[list[str] | None, typer.Option(help="May be repeated; default, every one installed.")] = None,
-    precision: Precision = "auto",
+    engine: Engines = None,
+    precision: Precisions = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes of the stream.")] = "1,8",
+    clients: Annotated[int, typer.Option(help="Threads that call at once.")] = 4,
+    duration: Annotated[float, typer.Option(help="Seconds for each use of each engine and precision.")] = 2.0,
     threads: Threads = None,
-    rounds: Annotated[int, typer.Option(help="Passes over the images.")] = 20,
     minimum: Annotated[float | None, typer.Option("--min", help="Exit 1 if the best images/s is lower.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Output of an earlier --json; exit 1 if a ratio to the reference fell.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Share that a ratio may fall by.")] = 0.1,
     as_json: AsJson = False,
 ) -> None:
-    """Time decode, resize, inference and postprocessing on each engine."""
+    """Measure speed, memory and accuracy of every engine and precision here, taking turns."""
     from visdeploy import tables
-    from visdeploy.benchmark import measure
     from visdeploy.bundle import GOLDEN, Bundle
-    from visdeploy.engines import open_engine
     from visdeploy.golden import unpack
-    from visdeploy.predictor import Predictor
-    from visdeploy.verify import runnable
+    from visdeploy.regression import Baseline
+    from visdeploy.throughput import compete
 
     opened = Bundle.open(bundle)
-    golden = [entry.source for entry in unpack(opened.read(GOLDEN), str(bundle))]
-    sources: Sequence[Any] = _images([images]) if images is not None else golden
-    predictors = [
-        Predictor(opened, open_engine(name, opened, precision=precision, num_threads=threads))
-        for name in engine or runnable(opened)
-    ]
-    measured = measure(predictors, sources, rounds=rounds)
+    stored = Baseline.read(baseline, opened) if baseline is not None else None
+    if not 0 <= tolerance < 1:
+        raise InputError(f"--tolerance: expected a share from 0 to below 1, got {tolerance:g}")
+    sources: Sequence[Any] = (
+        _images([images])
+        if images is not None
+        else [entry.source for entry in unpack(opened.read(GOLDEN), str(bundle))]
+    )
+    figures = compete(
+        opened,
+        sources,
+        engines=_unless_all(engine),
+        precisions=_unless_all(precision),
+        batches=_whole_numbers("batch", batch),
+        clients=clients,
+        duration=duration,
+        num_threads=threads,
+        progress=_note,
+    )
     if as_json:
-        print(json.dumps([entry.to_dict() for entry in measured]))
+        print(json.dumps(figures.to_dict()))
     else:
-        tables.console().print(tables.of_measurements(measured))
-    best = max(entry.images_per_second for entry in measured)
+        for table in tables.of_figures(figures):
+            tables.console().print(table)
+    best = max(rate for entry in figures.entries for rate in entry.rates().values())
     if minimum is not None and best < minimum:
         raise CheckFailedError(f"{bundle}: {best:.1f} images/s, below {minimum}")
+    if stored is not None:
+        comparison = stored.compare(figures, tolerance=tolerance)
+        for line in comparison.lines():
+            _note(line)
+        comparison.require()
+        _note(f"no slower than {baseline}")
 
 
 @app.command()
@@ -477,6 +500,13 @@ def _numbers(option: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(f"--{option}: expected numbers separated by commas, got {text!r}") from error
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    values = _numbers(option, text)
+    if any(value != int(value) for value in values):
+        raise InputError(f"--{option}: expected whole numbers separated by commas, got {text!r}")
+    return [int(value) for value in values]
 
 
 def _pair(option: str, text: str) -> tuple[float, float]:

@@ -53,7 +53,7 @@ class Row:
         ok: Whether the error is within the limit.
         changed: Pixels of all images together whose class changed; None where the stage makes no masks.
         pixels: Pixels of all images together; likewise.
-        worst: The image with the largest error.
+        worst: The image with the largest error; empty where there is none.
         file: The exported file that the engine ran, if it was not the bundle.
     """
 
@@ -174,37 +174,61 @@ def _predictors(
     not_run: list[NotRun],
 ) -> Iterator[tuple[Predictor, str]]:
     """Open one after the other, each with the file that it runs in place of the bundle."""
-    every = engines is None and not files
-    refused: list[VisdeployError] = []
-    ran = False
-    for engine in NAMES if every else engines or ():
+    for engine in engines or ():
         if isinstance(engine, Predictor):
             yield engine, ""
-            continue
-        for precision in precisions or accepted(bundle.manifest, engine):
+    named = None if engines is None else [engine for engine in engines if isinstance(engine, str)]
+    if named or (named is None and not files):
+        for opened in open_engines(bundle, named, precisions, not_run):
+            with Predictor(bundle, opened) as predictor:
+                yield predictor, ""
+    for file in files:
+        with Predictor(bundle, open_file(file, bundle)) as predictor:
+            yield predictor, Path(file).name
+
+
+def open_engines(
+    bundle: Bundle,
+    engines: Sequence[str] | None,
+    precisions: Sequence[str] | None,
+    not_run: list[NotRun],
+    num_threads: int | None = None,
+) -> Iterator[Engine]:
+    """Open every engine in every precision, one by one.
+
+    Args:
+        bundle: An opened bundle.
+        engines: Names; None for all, of which those that cannot run here go to `not_run`.
+        precisions: Names as in `load`; None for fp32 and what the bundle accepted for each engine.
+        not_run: Gets what cannot run here.
+        num_threads: As in `load`.
+
+    Raises:
+        MissingDependencyError, UnsupportedError: A named engine cannot run, or none of all can.
+    """
+    refused: list[VisdeployError] = []
+    ran = False
+    for name in NAMES if engines is None else engines:
+        for precision in precisions or accepted(bundle.manifest, name):
             try:
-                if every and engine == "torchscript" and TORCHSCRIPT not in bundle.files:
+                if engines is None and name == "torchscript" and TORCHSCRIPT not in bundle.files:
                     raise UnsupportedError(f"the bundle holds no {TORCHSCRIPT}, as it was made from an ONNX file")
-                opened = open_engine(engine, bundle, precision=precision)
+                opened = open_engine(name, bundle, precision=precision, num_threads=num_threads)
             except (MissingDependencyError, UnsupportedError) as error:
-                if not every:
+                if engines is not None:
                     raise
                 refused.append(error)
                 missing = isinstance(error, MissingDependencyError)
-                not_run.append(NotRun(engine if missing else f"{engine} {precision}", str(error)))
+                not_run.append(NotRun(name if missing else f"{name} {precision}", str(error)))
                 if missing:
                     break
                 continue
             ran = True
-            with Predictor(bundle, opened) as predictor:
-                yield predictor, ""
-    if every and not ran:
+            yield opened
+    if engines is None and not ran:
         missing = all(isinstance(error, MissingDependencyError) for error in refused)
         kind = MissingDependencyError if missing else UnsupportedError
         raise kind(f"[verify] engine: none can run this here. {'; '.join(str(error) for error in refused)}")
-    for file in files:
-        with Predictor(bundle, open_file(file, bundle)) as predictor:
-            yield predictor, Path(file).name
 
 
 def accepted(spec: Manifest, engine: str) -> list[str]:
@@ -357,7 +381,7 @@ def _mask_row(stage: str, compared: Sequence[_Compared], limit: float, **ran: st
         dice=min(entry.dice for entry in compared),
         changed=sum(entry.changed for entry in compared),
         pixels=sum(entry.pixels for entry in compared),
-        worst=worst.image,
+        worst=worst.image if worst.changed else "",
     )
 
 
@@ -365,5 +389,5 @@ def _row(
     stage: str, errors: Sequence[float], limit: float, unit: str, engine: str = "", precision: str = "", file: str = ""
 ) -> Row:
     error = max(errors)
-    worst = f"golden {errors.index(error)}"
+    worst = f"golden {errors.index(error)}" if error else ""
     return Row(stage, engine, precision, error, limit, unit, None, error <= limit, worst=worst, file=file)
