@@ -20,7 +20,7 @@ LAYERS = (
     {"postprocess"},
     {"engines", "golden"},
     {"predictor"},
-    {"benchmark", "gpu_check", "verify", "prediction_files", "openvino_ir", "throughput", "regression"},
+    {"benchmark", "gpu_check", "verify", "prediction_files", "openvino_ir", "throughput", "regression", "check"},
 )
 TRAINING = ({"data"}, {"models"}, {"train"}, {"export", "onnx_graph"}, {"pt2"})
 RUNTIME = set().union(*LAYERS)
@@ -109,7 +109,7 @@ def test_native_module_is_imported_in_few_places() -> None:
     users = {
         module_of(path) for path, tree in sources().items() if any(name.endswith("._core") for name in imported(tree))
     }
-    assert users == {"native", "ops", "mask", "engines", "gpu_check"}
+    assert users == {"native", "ops", "mask", "engines", "gpu_check", "machine"}
 
 
 def test_reference_is_for_tests_and_benches() -> None:

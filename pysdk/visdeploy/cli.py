@@ -373,21 +373,14 @@ def check(
     """Say what this machine can run, why not the rest, and what to install."""
     if gpu:
         return _check_gpu(as_json)
-    from visdeploy.engines import cpu_quota, status
-    from visdeploy.native import cuda_status
+    from visdeploy.check import check as ask
 
-    entries = status()
-    cuda, sentence = cuda_status()
+    found = ask()
     if as_json:
-        engines = [{"name": entry.name, "version": entry.version, "reason": entry.reason} for entry in entries]
-        kernels = {"version": cuda, "reason": sentence}
-        print(json.dumps({"visdeploy": __version__, "cpus": cpu_quota(), "engines": engines, "cuda": kernels}))
-        return
-    print(f"visdeploy {__version__}, Python {sys.version.split()[0]}, {cpu_quota()} CPUs for this process")
-    for entry in entries:
-        print(f"  {entry.name:<12} {'yes' if entry.version else 'no ':<4} {entry.version or entry.reason}")
-    print(f"  {'CUDA kernels':<12} {'yes' if cuda else 'no ':<4} {sentence}")
-    if all(entry.version is None for entry in entries):
+        print(json.dumps(found.to_dict()))
+    else:
+        print("\n".join(found.lines()))
+    if not found.ok:
         raise MissingDependencyError("no engine can run here; the usual one is: pip install 'visdeploy[openvino]'")
 
 
@@ -503,10 +496,10 @@ def _numbers(option: str, text: str) -> list[float]:
 
 
 def _whole_numbers(option: str, text: str) -> list[int]:
-    values = _numbers(option, text)
-    if any(value != int(value) for value in values):
-        raise InputError(f"--{option}: expected whole numbers separated by commas, got {text!r}")
-    return [int(value) for value in values]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--{option}: expected whole numbers separated by commas, got {text!r}") from error
 
 
 def _pair(option: str, text: str) -> tuple[float, float]:

@@ -1,7 +1,10 @@
 """What this machine is: its processor, and what this process takes of its memory."""
 
+import os
 import platform
 from pathlib import Path
+
+from visdeploy.native import _core
 
 _CPU = Path("/proc/cpuinfo")
 _STATUS = Path("/proc/self/status")
@@ -15,7 +18,17 @@ def cpu_model() -> str:
 
 def cpu_flags() -> frozenset[str]:
     """Return the instruction set extensions by the names that Linux gives them; empty where it is not Linux."""
-    return frozenset(_cpu_field("flags").split())
+    return frozenset(f"{_cpu_field('flags')} {_cpu_field('Features')}".split())
+
+
+def cpu_count() -> int:
+    """Return how many CPUs the machine has, whoever may use them."""
+    return os.cpu_count() or 1
+
+
+def native_isa() -> tuple[str, list[str]]:
+    """Return the instruction set that the native module uses, and all that it could use here."""
+    return _core.isa(), _core.isa_names()
 
 
 def resident_memory(*, reset_peak: bool = False) -> tuple[float | None, float | None]:

@@ -25,6 +25,7 @@ from visdeploy.verify import NotRun, Row, open_engines, verify
 
 _ROUNDS = 5
 _MAX_CLIENTS = 1024
+_MAX_BATCH = 1024
 Clock = Callable[[], float]
 
 

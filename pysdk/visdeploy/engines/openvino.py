@@ -22,6 +22,12 @@ def version() -> str:
     return str(openvino.__version__).split("-")[0]
 
 
+def precisions() -> tuple[str, ...]:
+    """Return what it can compute in here."""
+    native = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name in _HINTS if name.upper() in native)
+
+
 class OpenVinoEngine:
     """The network compiled for calls, for lanes, and for each of them with batches, as they are needed.
 
@@ -93,8 +99,7 @@ class _Network:
 
 def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> OpenVinoEngine:
     """Compile the bundle's ONNX graph for single calls."""
-    native = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    refuse_precision("openvino", precision, [name for name in _HINTS if name.upper() in native])
+    refuse_precision("openvino", precision, precisions())
     return OpenVinoEngine(bundle, precision, threads)
 
 
