@@ -1,7 +1,7 @@
 """The engines that run a bundle's network, one adapter per file.
 
-An adapter module has `version()`, which raises ImportError where its package is missing, `precisions()`, which says what
-it can compute in on this machine, and `open_engine(...)`.
+An adapter module has `version()`, which raises ImportError where its package is missing, `precisions()`, which says
+what it can compute in on this machine, and `open_engine(...)`.
 """
 
 import difflib
