@@ -1,6 +1,5 @@
 """A bundle's network in other formats: replayed before the file appears, refused where it was damaged since."""
 
-import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -93,18 +92,6 @@ def test_ir_stands_alone(bundle: Bundle, made: dict[str, Path]) -> None:
     assert not [
         op for op in model.get_ops() if op.get_type_name() == "Constant" and "f16" in str(op.get_element_type())
     ]
-
-
-def damaged_archive(data: bytes) -> bytes:
-    """The same archive with the weights of its largest member changed, checksums and all."""
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(made := io.BytesIO(), "w") as new:
-        largest = max(old.infolist(), key=lambda entry: entry.file_size).filename
-        for entry in old.infolist():
-            content = old.read(entry)
-            if entry.filename == largest:
-                content = bytes(len(content))
-            new.writestr(entry.filename, content)
-    return made.getvalue()
 
 
 def other_weights(data: bytes) -> bytes:
