@@ -53,7 +53,7 @@ class OpenVinoEngine:
             # Unless told otherwise OpenVINO computes in bf16 wherever the processor has it, and pins threads to cores,
             # the calling one too: in a second process to the same cores.
             settings = {
-                "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                "INFERENCE_PRECISION_HINT": _HINTS.get(precision, "f32"),
                 "INFERENCE_NUM_THREADS": threads,
                 "ENABLE_CPU_PINNING": False,
             } | ({"NUM_STREAMS": streams} if streams > 1 else {"PERFORMANCE_HINT": "LATENCY"})
