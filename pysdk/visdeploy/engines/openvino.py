@@ -55,18 +55,22 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Open
     import openvino
 
     core = openvino.Core()
-    native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    refuse_precision("openvino", precision, [name for name in _HINTS if name.upper() in native])
     spec = bundle.manifest
+    made = [variant for variant in spec.variants if (variant.engine, variant.precision) == ("openvino", "int8")]
+    if precision == "int8" and made and made[0].files:
+        weights, graph = (bundle.read(name) for name in sorted(made[0].files))
+    else:
+        native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        refuse_precision("openvino", precision, [name for name in _HINTS if name.upper() in native])
+        weights, graph = b"", bundle.read(bundles.ONNX)
     height, width = (-1, -1) if spec.resize == "native" else spec.size
-    graph = bundle.read(bundles.ONNX)
     try:
-        model = core.read_model(graph)
+        model = core.read_model(graph, weights) if weights else core.read_model(graph)
         if model.inputs[0].partial_shape.is_dynamic:
             model.reshape({0: openvino.PartialShape([-1, height, width, 3])})
         # Unless told otherwise OpenVINO computes in bf16 wherever the processor has it.
         settings = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_PRECISION_HINT": _HINTS.get(precision, "f32"),
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
         }

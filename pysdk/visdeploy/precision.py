@@ -1,0 +1,251 @@
+"""Lower precision, and the gate in front of it: a variant is accepted for what it keeps of a metric, on the user's data.
+
+Note [measured on another engine]
+TensorRT needs a GPU, which the machine that exports may not have. Precision lives in the graph, so ONNX Runtime runs the
+very graph that TensorRT will be given; the manifest says that it was measured there.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from visdeploy.bundle import Bundle
+from visdeploy.calibration import Calibration, golden_images, prepare_images
+from visdeploy.data import Dataset
+from visdeploy.engines import open_engine
+from visdeploy.errors import CheckFailedError, EngineError, InputError, MissingDependencyError
+from visdeploy.evaluate import evaluate
+from visdeploy.image import ImageSource
+from visdeploy.metrics import headline
+from visdeploy.predictor import Predictor
+from visdeploy.quantize import Files, Quantizer, as_model
+from visdeploy.spec import Variant
+
+# Each engine's candidates.
+KINDS = (
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+    ("onnxruntime", "int8"),
+    ("tensorrt", "fp16"),
+    ("tensorrt", "int8"),
+)
+PRECISIONS = ("fp16", "bf16", "int8")
+# Where int8 loses too much it is tried again: without the first and last layer, which cost most as a rule, then without
+# these shares of all layers, the costliest by measurement.
+RETRIED_SHARES = (0.1, 0.25)
+
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """Which variants to make, and what decides about them.
+
+    Attributes:
+        precision: "fp16", "bf16" or "int8", which must pass the gate; or "auto" for every one that does.
+        data: A data set, whose training images calibrate int8 and whose held-out images are measured on; or images
+            without labels, which only calibrate; or None. Without labels nothing can be accepted: the variants are made
+            for those who ask for them by name.
+        max_drop: How much the metric (Dice, or mean IoU of several classes) may fall below that of fp32.
+        calibration: Number of images that int8 takes its ranges from.
+        engines: Those to make variants for; default, every one.
+    """
+
+    precision: str = "auto"
+    data: Dataset | Sequence[ImageSource] | None = None
+    max_drop: float = 0.005
+    calibration: int = 64
+    engines: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", *PRECISIONS):
+            raise InputError(
+                f"[export] precision: expected auto, {', '.join(PRECISIONS)}, got {self.precision!r}; "
+                "every bundle has fp32"
+            )
+        if not 0 <= self.max_drop < 1:
+            raise InputError(f"[export] max_drop: expected a share from 0 to 1, got {self.max_drop}")
+        if self.precision == "auto" and not isinstance(self.data, Dataset):
+            raise InputError(
+                "[export] precision: auto measures on labelled images; give a folder of images and masks as --data"
+            )
+        if not self.kinds:
+            offered = "; ".join(f"{engine}: {precision}" for engine, precision in KINDS)
+            wanted = " or ".join(self.engines or ())
+            raise InputError(f"[export] precision: there is no {self.precision} for {wanted}; there are {offered}")
+
+    @property
+    def kinds(self) -> list[tuple[str, str]]:
+        """The engines and precisions to make."""
+        return [
+            (engine, precision)
+            for engine, precision in KINDS
+            if self.precision in ("auto", precision) and (self.engines is None or engine in self.engines)
+        ]
+
+
+def add_variants(
+    bundle: Bundle, options: PrecisionOptions, *, progress: Callable[[str], None] | None = None
+) -> Bundle:
+    """Make variants, measure them, and return the bundle with those that passed; nothing is written.
+
+    Args:
+        bundle: An opened bundle, whose variants of the same engines and precisions are replaced.
+        options: What to make.
+        progress: Called with one line per step.
+
+    Raises:
+        InputError: The data do not fit the bundle, or an image cannot be decoded.
+        CheckFailedError: The precision was asked for by name, and loses more than the budget.
+        MissingDependencyError: It was asked for by name, and a package is missing.
+        EngineError: It was asked for by name, and an engine refuses it.
+    """
+    say = progress or (lambda line: None)
+    calibration = _calibrate(bundle, options, say)
+    gate = _Gate(bundle, options)
+    files = dict(bundle.files)
+    variants = {(variant.engine, variant.precision): variant for variant in bundle.manifest.variants}
+    with Quantizer(bundle, calibration.pixels) as quantizer:
+        for engine, precision in options.kinds:
+            try:
+                variant, made = _decide(_Candidate(quantizer, engine, precision, calibration), gate, options, say)
+            except (EngineError, MissingDependencyError) as error:
+                if options.precision != "auto":
+                    raise
+                say(f"{precision} for {engine} left out: {error}")
+                continue
+            replaced = variants.get((engine, precision))
+            files = {name: data for name, data in files.items() if replaced is None or name not in replaced.files}
+            files |= made
+            variants[engine, precision] = variant
+    manifest = bundle.manifest.model_copy(update={"variants": tuple(variants.values())})
+    return Bundle(bundle.path, manifest, files)
+
+
+def _calibrate(bundle: Bundle, options: PrecisionOptions, say: Callable[[str], None]) -> Calibration:
+    spec = bundle.manifest
+    if options.data is None:
+        calibration = golden_images(bundle)
+        say(f"no data given: nothing is measured, and int8 is calibrated on {len(calibration.pixels)} golden images")
+        return calibration
+    if isinstance(options.data, Dataset) and options.data.labels != spec.labels:
+        raise InputError(f"[export] data: its labels are {options.data.labels}, the bundle's {spec.labels}")
+    calibration = prepare_images(options.data, spec, options.calibration)
+    measured = "" if isinstance(options.data, Dataset) else "; they have no labels, so nothing is measured"
+    say(f"calibrating on {len(calibration.pixels)} images{measured}")
+    return calibration
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """What may become a variant."""
+
+    quantizer: Quantizer
+    engine: str
+    precision: str
+    calibration: Calibration
+
+    def make(self, excluded: Sequence[str]) -> Files:
+        name = f"variants/{self.precision}-{self.engine}"
+        if self.precision == "bf16":
+            return {}
+        if self.precision == "fp16":
+            return {f"{name}.onnx": self.quantizer.fp16()}
+        if self.engine == "openvino":
+            xml, weights = self.quantizer.int8_openvino(excluded)
+            return {f"{name}.xml": xml, f"{name}.bin": weights}
+        target = "tensorrt" if self.engine == "tensorrt" else "onnxruntime"
+        return {f"{name}.onnx": self.quantizer.int8_onnx(target, excluded)}
+
+    def exclusions(self) -> list[tuple[str, Callable[[], Sequence[str]]]]:
+        """Return what to leave in fp32, one try after the other; the later ones are dear to find out."""
+        tries: list[tuple[str, Callable[[], Sequence[str]]]] = [("", lambda: ())]
+        layers = self.quantizer.layers
+        if self.precision != "int8" or not layers:
+            return tries
+        ends = tuple(dict.fromkeys((layers[0], layers[-1])))
+        tries.append(("its first and last layer in fp32", lambda: ends))
+        for share in RETRIED_SHARES:
+            count = max(1, round(share * len(layers)))
+            costliest = f"its {count} costliest of {len(layers)} layers in fp32 as well"
+            tries.append(
+                (costliest, lambda n=count: tuple(dict.fromkeys((*ends, *self.quantizer.ranking()[:n]))))  # type: ignore[misc]
+            )
+        return tries
+
+    def variant(self, files: Files, excluded: Sequence[str]) -> Variant:
+        return Variant(
+            engine=self.engine,
+            precision=self.precision,  # type: ignore[arg-type]
+            files=tuple(sorted(files)),
+            accepted=False,
+            calibration=self.calibration.sha256 if self.precision == "int8" else None,
+            excluded=tuple(excluded),
+        )
+
+
+def _decide(
+    candidate: _Candidate, gate: "_Gate", options: PrecisionOptions, say: Callable[[str], None]
+) -> tuple[Variant, Files]:
+    name = f"{candidate.precision} for {candidate.engine}"
+    best: Variant | None = None
+    for what, excluded in candidate.exclusions():
+        say(f"making {name}{what and ', '}{what}")
+        left_out = excluded()
+        files = candidate.make(left_out)
+        variant = candidate.variant(files, left_out)
+        if gate.data is None:
+            say(f"{name}: not measured, so only loaded by name")
+            return variant, files
+        variant = gate.measure(variant, files)
+        say(f"{name}: {gate.figures(variant)}: {'accepted' if variant.accepted else 'too much'}")
+        if variant.accepted:
+            return variant, files
+        if best is None or (variant.drop or 0) < (best.drop or 0):
+            best = variant
+    assert best is not None
+    if options.precision != "auto":
+        left = f", even with {len(best.excluded)} layers left in fp32" if best.excluded else ""
+        raise CheckFailedError(f"{gate.bundle.path}: {name} has {gate.figures(best)}{left}")
+    return best.model_copy(update={"files": ()}), {}
+
+
+class _Gate:
+    """Compares a metric with that of fp32 on the same engine."""
+
+    def __init__(self, bundle: Bundle, options: PrecisionOptions) -> None:
+        self.bundle, self._max_drop = bundle, options.max_drop
+        self.data = options.data if isinstance(options.data, Dataset) else None
+        self._fp32: dict[str, float] = {}
+
+    def measure(self, variant: Variant, files: Files) -> Variant:
+        engine, precision, candidate = variant.engine, variant.precision, self.bundle
+        if engine == "openvino":
+            manifest = self.bundle.manifest.model_copy(update={"variants": (variant,)})
+            candidate = Bundle(self.bundle.path, manifest, {**self.bundle.files, **files})
+        else:  # see Note [measured on another engine]
+            engine, precision = "onnxruntime", "fp32"
+            (graph,) = files.values()
+            candidate = as_model(self.bundle, graph)
+        if engine not in self._fp32:
+            _, self._fp32[engine] = self._metric(self.bundle, engine, "fp32")
+        name, value = self._metric(candidate, engine, precision)
+        drop = self._fp32[engine] - value
+        measured = {"metric": name, "value": value, "drop": drop, "accepted": drop <= self._max_drop}
+        elsewhere = None if engine == variant.engine else engine
+        assert self.data is not None
+        return variant.model_copy(update={**measured, "measured_on": elsewhere, "images": len(self.data.val)})
+
+    def figures(self, variant: Variant) -> str:
+        assert variant.value is not None
+        assert variant.drop is not None
+        fp32 = variant.value + variant.drop
+        where = f" (on {variant.measured_on})" if variant.measured_on else ""
+        return (
+            f"{variant.metric} {variant.value:.4f}{where} on {variant.images} images, fp32 {fp32:.4f}: "
+            f"a drop of {variant.drop:.4f}, allowed {self._max_drop:g}"
+        )
+
+    def _metric(self, bundle: Bundle, engine: str, precision: str) -> tuple[str, float]:
+        assert self.data is not None
+        with Predictor(bundle, open_engine(engine, bundle, precision=precision)) as predictor:
+            figures = evaluate(predictor, self.data.val)
+        name = headline(figures)
+        return name, figures[name]
