@@ -77,6 +77,6 @@ def _hashed(images: Iterator[NDArray[np.uint8]]) -> Calibration:
         if kept and size > _MAX_BYTES:
             break
         digest.update(repr(pixels.shape).encode())
-        digest.update(np.ascontiguousarray(pixels))
+        digest.update(pixels.tobytes())
         kept.append(pixels)
     return Calibration(kept, digest.hexdigest())

@@ -16,6 +16,7 @@ from visdeploy.errors import CheckFailedError, InputError, MissingDependencyErro
 
 if TYPE_CHECKING:
     from visdeploy.data import Dataset
+    from visdeploy.precision import PrecisionOptions
 
 app = typer.Typer(
     name="visdeploy",
@@ -186,26 +187,53 @@ def val(
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="A run's folder, its model.pt, or an ONNX file with --spec.")],
+    source: Annotated[
+        Path, typer.Argument(help="A run's folder, its model.pt, a bundle, or an ONNX file with --spec.")
+    ],
     out: Annotated[Path, typer.Option(help="The bundle to write, such as car.vdz.")],
     spec: Annotated[Path | None, typer.Option(help="JSON file: task, labels, size, mean, std, ...")] = None,
     golden: Annotated[Path | None, typer.Option(help="Image, or folder of images, to record answers for.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32; with it fp16, bf16, int8; or auto: all that keep the metric of --data.")
+    ] = "fp32",
+    data: Annotated[Path | None, typer.Option(help="Images and masks to calibrate and measure on.")] = None,
+    data_format: Format = "auto",
+    masks: Masks = None,
+    max_drop: Annotated[float, typer.Option(help="Largest drop of Dice or mean IoU.")] = 0.005,
+    calibration: Annotated[int, typer.Option(help="Images that int8 takes its ranges from.")] = 64,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="To make variants for; may be repeated; default, all.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a bundle and prove it on every engine installed here."""
+    """Make a bundle and prove it on every engine installed here; or add variants of lower precision to one."""
+    from visdeploy.export import add_variants
     from visdeploy.export import export as make
 
     images = golden or (source if source.is_dir() else source.parent) / "golden"
-    if source.suffix == ".onnx":
+    wanted: "PrecisionOptions | None" = None
+    if precision != "fp32":
+        from visdeploy import precision as variants
+
+        labelled = None if data is None else _labelled_or_plain(data, data_format, masks)
+        engines = tuple(engine) if engine else None
+        wanted = variants.PrecisionOptions(precision, labelled, max_drop, calibration, engines)
+    elif data is not None or engine:
+        raise InputError("[export] --data and --engine go with --precision auto, fp16, bf16 or int8")
+    if source.suffix == ".vdz" or (source / "manifest.json").is_file():
+        if wanted is None or spec is not None or golden is not None:
+            raise InputError(f"[export] {source} is a bundle: it takes --precision, and no --spec or --golden")
+        report = add_variants(source, out, precision=wanted, progress=_note)
+    elif source.suffix == ".onnx":
         if spec is None or golden is None:
             raise InputError("[export] an ONNX file needs --spec SPEC.json and --golden FOLDER")
-        report = make(source, out, spec=_read_spec(spec), golden=_images([images]), progress=_note)
+        report = make(source, out, spec=_read_spec(spec), golden=_images([images]), precision=wanted, progress=_note)
     else:
         from visdeploy.train import checkpoint
 
         net, known = checkpoint.load(source)
         described = known if spec is None else {**known.model_dump(), **_read_spec(spec)}
-        report = make(net, out, spec=described, golden=_images([images]), progress=_note)
+        report = make(net, out, spec=described, golden=_images([images]), precision=wanted, progress=_note)
     if as_json:
         print(json.dumps(report.to_dict()))
         return
@@ -370,6 +398,12 @@ def _open_data(path: Path, format: str, masks: str | None) -> "Dataset":
     from visdeploy import data
 
     return data.open(path, format=format, **({} if masks is None else {"masks": masks}))
+
+
+def _labelled_or_plain(path: Path, format: str, masks: str | None) -> "Dataset | list[Path]":
+    """Read a data set; a folder that holds nothing but images is one without labels."""
+    plain = path.is_dir() and not any(entry.is_dir() for entry in path.iterdir()) and any(path.iterdir())
+    return _images([path]) if plain and format == "auto" and masks is None else _open_data(path, format, masks)
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:

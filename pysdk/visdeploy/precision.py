@@ -1,12 +1,13 @@
-"""Lower precision, and the gate in front of it: a variant is accepted for what it keeps of a metric, on the user's data.
+"""Lower precision, and the gate before it: a variant is accepted for what it keeps of a metric on the user's data.
 
 Note [measured on another engine]
-TensorRT needs a GPU, which the machine that exports may not have. Precision lives in the graph, so ONNX Runtime runs the
-very graph that TensorRT will be given; the manifest says that it was measured there.
+TensorRT needs a GPU, which the machine that exports may not have. Precision lives in the graph, so ONNX Runtime runs
+the very graph that TensorRT will be given; the manifest says that it was measured there.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final, Literal, get_args
 
 from visdeploy.bundle import Bundle
 from visdeploy.calibration import Calibration, golden_images, prepare_images
@@ -17,18 +18,19 @@ from visdeploy.evaluate import evaluate
 from visdeploy.image import ImageSource
 from visdeploy.metrics import headline
 from visdeploy.predictor import Predictor
-from visdeploy.quantize import Files, Quantizer, as_model
+from visdeploy.quantize import Files, Quantizer, Target, as_model
 from visdeploy.spec import Variant
 
+Precision = Literal["fp16", "bf16", "int8"]
+
 # Each engine's candidates.
-KINDS = (
+KINDS: Final[tuple[tuple[str, Precision], ...]] = (
     ("openvino", "bf16"),
     ("openvino", "int8"),
     ("onnxruntime", "int8"),
     ("tensorrt", "fp16"),
     ("tensorrt", "int8"),
 )
-PRECISIONS = ("fp16", "bf16", "int8")
 # Where int8 loses too much it is tried again: without the first and last layer, which cost most as a rule, then without
 # these shares of all layers, the costliest by measurement.
 RETRIED_SHARES = (0.1, 0.25)
@@ -55,9 +57,9 @@ class PrecisionOptions:
     engines: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in ("auto", *PRECISIONS):
+        if self.precision not in ("auto", *get_args(Precision)):
             raise InputError(
-                f"[export] precision: expected auto, {', '.join(PRECISIONS)}, got {self.precision!r}; "
+                f"[export] precision: expected auto, {', '.join(get_args(Precision))}, got {self.precision!r}; "
                 "every bundle has fp32"
             )
         if not 0 <= self.max_drop < 1:
@@ -72,7 +74,7 @@ class PrecisionOptions:
             raise InputError(f"[export] precision: there is no {self.precision} for {wanted}; there are {offered}")
 
     @property
-    def kinds(self) -> list[tuple[str, str]]:
+    def kinds(self) -> list[tuple[str, Precision]]:
         """The engines and precisions to make."""
         return [
             (engine, precision)
@@ -81,9 +83,7 @@ class PrecisionOptions:
         ]
 
 
-def add_variants(
-    bundle: Bundle, options: PrecisionOptions, *, progress: Callable[[str], None] | None = None
-) -> Bundle:
+def add_variants(bundle: Bundle, options: PrecisionOptions, *, progress: Callable[[str], None] | None = None) -> Bundle:
     """Make variants, measure them, and return the bundle with those that passed; nothing is written.
 
     Args:
@@ -139,7 +139,7 @@ class _Candidate:
 
     quantizer: Quantizer
     engine: str
-    precision: str
+    precision: Precision
     calibration: Calibration
 
     def make(self, excluded: Sequence[str]) -> Files:
@@ -151,7 +151,7 @@ class _Candidate:
         if self.engine == "openvino":
             xml, weights = self.quantizer.int8_openvino(excluded)
             return {f"{name}.xml": xml, f"{name}.bin": weights}
-        target = "tensorrt" if self.engine == "tensorrt" else "onnxruntime"
+        target: Target = "tensorrt" if self.engine == "tensorrt" else "onnxruntime"
         return {f"{name}.onnx": self.quantizer.int8_onnx(target, excluded)}
 
     def exclusions(self) -> list[tuple[str, Callable[[], Sequence[str]]]]:
@@ -173,7 +173,7 @@ class _Candidate:
     def variant(self, files: Files, excluded: Sequence[str]) -> Variant:
         return Variant(
             engine=self.engine,
-            precision=self.precision,  # type: ignore[arg-type]
+            precision=self.precision,
             files=tuple(sorted(files)),
             accepted=False,
             calibration=self.calibration.sha256 if self.precision == "int8" else None,
@@ -216,7 +216,7 @@ class _Gate:
         self._fp32: dict[str, float] = {}
 
     def measure(self, variant: Variant, files: Files) -> Variant:
-        engine, precision, candidate = variant.engine, variant.precision, self.bundle
+        engine, precision = variant.engine, str(variant.precision)
         if engine == "openvino":
             manifest = self.bundle.manifest.model_copy(update={"variants": (variant,)})
             candidate = Bundle(self.bundle.path, manifest, {**self.bundle.files, **files})

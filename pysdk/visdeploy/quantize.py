@@ -113,9 +113,7 @@ class Quantizer:
 
         def make() -> tuple[bytes, bytes]:
             model = openvino.Core().read_model(self._graph.SerializeToString())
-            names = [node.get_friendly_name() for node in model.get_ops()]
-            # OpenVINO splits a layer with a bias in two, and names the first after it.
-            kept = [name for layer in excluded for name in (layer, f"{layer}/WithoutBiases") if name in names]
+            kept = self._name_in_openvino(model, excluded)
             quantized = nncf.quantize(
                 model,
                 nncf.Dataset(self._pixels, lambda pixels: pixels[None]),
@@ -157,7 +155,6 @@ class Quantizer:
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "QuantizeBias": False,
-            "AddQDQPairToWeight": True,
             "OpTypesToExcludeOutputQuantization": list(_QUANTISED_IN_TENSORRT),
         }
         kinds = ort_quantization.QuantType
@@ -176,6 +173,19 @@ class Quantizer:
             extra_options=for_tensorrt if tensorrt else {},
         )
         return (folder / "int8.onnx").read_bytes()
+
+    def _name_in_openvino(self, model: Any, layers: Sequence[str]) -> list[str]:
+        """Name the operations of `model` that stand for `layers`, which share only names of tensors with them."""
+        producers = {name: op for op in model.get_ops() for output in op.outputs() for name in output.get_names()}
+        results = {node.name: node.output[0] for node in self._graph.graph.node}
+        names = []
+        for layer in layers:
+            op = producers[results[layer]]
+            if op.get_type_name() == "Add":  # of the bias
+                op = op.input_value(0).get_node()
+            op.set_friendly_name(f"{layer}/layer")
+            names.append(op.get_friendly_name())
+        return names
 
     def _answers(self, graph: bytes, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         return _answers(self._bundle, graph, [pixels[None] for pixels in images])
