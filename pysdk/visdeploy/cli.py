@@ -211,7 +211,7 @@ def export(
     from visdeploy.export import export as make
 
     images = golden or (source if source.is_dir() else source.parent) / "golden"
-    wanted: "PrecisionOptions | None" = None
+    wanted: PrecisionOptions | None = None
     if precision != "fp32":
         from visdeploy import precision as variants
 

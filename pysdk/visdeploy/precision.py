@@ -5,7 +5,7 @@ TensorRT needs a GPU, which the machine that exports may not have. Precision liv
 the very graph that TensorRT will be given; the manifest says that it was measured there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -151,24 +151,26 @@ class _Candidate:
         if self.engine == "openvino":
             xml, weights = self.quantizer.int8_openvino(excluded)
             return {f"{name}.xml": xml, f"{name}.bin": weights}
-        target: Target = "tensorrt" if self.engine == "tensorrt" else "onnxruntime"
-        return {f"{name}.onnx": self.quantizer.int8_onnx(target, excluded)}
+        return {f"{name}.onnx": self.quantizer.int8_onnx(self._placement, excluded)}
 
-    def exclusions(self) -> list[tuple[str, Callable[[], Sequence[str]]]]:
-        """Return what to leave in fp32, one try after the other; the later ones are dear to find out."""
-        tries: list[tuple[str, Callable[[], Sequence[str]]]] = [("", lambda: ())]
+    @property
+    def _placement(self) -> Target:
+        # OpenVINO's quantiser converts what layers read, as TensorRT wants it.
+        return "onnxruntime" if self.engine == "onnxruntime" else "tensorrt"
+
+    def exclusions(self, say: Callable[[str], None]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield what to leave in fp32, one try after the other, each with its description."""
+        yield "", ()
         layers = self.quantizer.layers
         if self.precision != "int8" or not layers:
-            return tries
-        ends = tuple(dict.fromkeys((layers[0], layers[-1])))
-        tries.append(("its first and last layer in fp32", lambda: ends))
+            return
+        ends = layers[0], layers[-1]
+        yield ", its first and last layer in fp32", tuple(dict.fromkeys(ends))
+        say("measuring what each layer costs")
+        costliest = self.quantizer.ranking(self._placement)
         for share in RETRIED_SHARES:
-            count = max(1, round(share * len(layers)))
-            costliest = f"its {count} costliest of {len(layers)} layers in fp32 as well"
-            tries.append(
-                (costliest, lambda n=count: tuple(dict.fromkeys((*ends, *self.quantizer.ranking()[:n]))))  # type: ignore[misc]
-            )
-        return tries
+            excluded = tuple(dict.fromkeys((*ends, *costliest[: max(1, round(share * len(layers)))])))
+            yield f", {len(excluded)} of its {len(layers)} layers in fp32", excluded
 
     def variant(self, files: Files, excluded: Sequence[str]) -> Variant:
         return Variant(
@@ -186,11 +188,10 @@ def _decide(
 ) -> tuple[Variant, Files]:
     name = f"{candidate.precision} for {candidate.engine}"
     best: Variant | None = None
-    for what, excluded in candidate.exclusions():
-        say(f"making {name}{what and ', '}{what}")
-        left_out = excluded()
-        files = candidate.make(left_out)
-        variant = candidate.variant(files, left_out)
+    for what, excluded in candidate.exclusions(say):
+        say(f"making {name}{what}")
+        files = candidate.make(excluded)
+        variant = candidate.variant(files, excluded)
         if gate.data is None:
             say(f"{name}: not measured, so only loaded by name")
             return variant, files
@@ -198,7 +199,7 @@ def _decide(
         say(f"{name}: {gate.figures(variant)}: {'accepted' if variant.accepted else 'too much'}")
         if variant.accepted:
             return variant, files
-        if best is None or (variant.drop or 0) < (best.drop or 0):
+        if best is None or (variant.drop or 0) <= (best.drop or 0):
             best = variant
     assert best is not None
     if options.precision != "auto":

@@ -60,7 +60,7 @@ class Quantizer:
         self._graph = _making("a graph of fixed size", lambda: _fixed_size(bundle))
         self._sizes = _computing_sizes(self._graph.graph)
         self._folder = tempfile.TemporaryDirectory(prefix="visdeploy-quantize-")
-        self._ranking: tuple[str, ...] | None = None
+        self._rankings: dict[Target, tuple[str, ...]] = {}
         self.layers = tuple(node.name for node in self._graph.graph.node if node.op_type in _LAYERS)
 
     def __enter__(self) -> "Quantizer":
@@ -126,22 +126,21 @@ class Quantizer:
 
         return _making("int8 for openvino", make)
 
-    def ranking(self) -> tuple[str, ...]:
+    def ranking(self, target: Target) -> tuple[str, ...]:
         """Return `layers` by what each alone costs in int8, the costliest first; takes seconds to minutes.
 
         Raises:
             EngineError: A layer cannot be quantised or run.
         """
-        if self._ranking is None:
-            images = self._pixels[:_RANKED_ON]
-            exact = self._answers(self._graph.SerializeToString(), images)
+        if target not in self._rankings:
+            images = [pixels[None] for pixels in self._pixels[:_RANKED_ON]]
+            exact = _answers(self._bundle, self._graph.SerializeToString(), images)
             costs = {}
             for name in self.layers:
-                graph = _making(f"int8 of {name}", lambda: self._int8_onnx("tensorrt", (), name))  # noqa: B023
-                answers = self._answers(graph, images)
-                costs[name] = max(map(relative_error, answers, exact))
-            self._ranking = tuple(sorted(costs, key=lambda name: -costs[name]))
-        return self._ranking
+                graph = _making(f"int8 of {name}", lambda: self._int8_onnx(target, (), name))  # noqa: B023
+                costs[name] = max(map(relative_error, _answers(self._bundle, graph, images), exact))
+            self._rankings[target] = tuple(sorted(costs, key=lambda name: -costs[name]))
+        return self._rankings[target]
 
     def _int8_onnx(self, target: Target, excluded: Sequence[str], only: str | None) -> bytes:
         folder = Path(self._folder.name)
@@ -186,9 +185,6 @@ class Quantizer:
             op.set_friendly_name(f"{layer}/layer")
             names.append(op.get_friendly_name())
         return names
-
-    def _answers(self, graph: bytes, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        return _answers(self._bundle, graph, [pixels[None] for pixels in images])
 
 
 class _Reader(ort_quantization.CalibrationDataReader):
@@ -281,7 +277,7 @@ def _making(what: str, make: Callable[[], Made]) -> Made:
     try:
         with _silence():
             return make()
-    except VisdeployError:
+    except (VisdeployError, OSError):  # a full disk is not the graph's fault
         raise
     except Exception as error:  # the libraries raise whatever they stumble over
         raise EngineError(f"[export] precision: cannot make {what} of this graph ({reason(error)})") from error
