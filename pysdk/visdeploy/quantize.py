@@ -22,7 +22,7 @@ from visdeploy import bundle as bundles
 from visdeploy import tolerance
 from visdeploy.bundle import Bundle
 from visdeploy.engines import open_engine, reason
-from visdeploy.errors import EngineError, MissingDependencyError, VisdeployError
+from visdeploy.errors import EngineError, MissingDependencyError, UnsupportedError, VisdeployError
 from visdeploy.verify import relative_error
 
 try:
@@ -73,13 +73,20 @@ class Quantizer:
         """Return the graph in half precision, its input and output as they were.
 
         Raises:
+            UnsupportedError: The graph computes with sizes in floats.
             EngineError: The graph cannot be converted.
         """
 
         def make() -> bytes:
-            graph = convert_float_to_float16(_copy(self._graph), keep_io_types=True, node_block_list=self._sizes)
+            graph = convert_float_to_float16(_copy(self._graph), keep_io_types=True)
             return bytes(graph.SerializeToString())
 
+        casts = [node for node in self._graph.graph.node if node.op_type == "Cast" and node.name in self._sizes]
+        if any(attribute.i == onnx.TensorProto.FLOAT for node in casts for attribute in node.attribute):
+            raise UnsupportedError(
+                "[export] precision: no fp16 for this graph, which computes with sizes of images in floats: half precision "
+                "would round them. A spec that resizes to one size makes them constants"
+            )
         return _making("fp16", make)
 
     def int8_onnx(self, target: Target, excluded: Sequence[str] = ()) -> bytes:
