@@ -137,6 +137,21 @@ def test_auto_keeps_what_keeps_the_metric(easy_with_variants, labelled):
         assert all(easy_with_variants.files[name] for name in variant.files)
 
 
+def test_verify_allows_what_was_accepted(easy, labelled, monkeypatch):
+    """Logits may drift far where masks do not; the same variant is then known by its own drift."""
+    from visdeploy import precision
+
+    assert Bundle.open(easy).manifest.tolerances["fp16"] == tolerance.LOGITS["fp16"]
+    monkeypatch.setattr(precision, "relative_error", lambda answered, reference: 0.5)
+    made = add_variants(Bundle.open(easy), PrecisionOptions("fp16", labelled))
+    assert made.manifest.tolerances == tolerance.LOGITS | {"fp16": 0.5 * tolerance.VARIANT_SLACK}
+    monkeypatch.setattr(precision, "relative_error", lambda answered, reference: float("inf"))
+    with pytest.raises(EngineError, match="fp16 for tensorrt has answers beyond its range"):
+        add_variants(Bundle.open(easy), PrecisionOptions("fp16", labelled))
+    made = add_variants(Bundle.open(easy), PrecisionOptions("fp16"))
+    assert made.manifest.tolerances == tolerance.LOGITS
+
+
 def test_variants_answer_like_fp32(easy_with_variants):
     images = np.stack([picture(7), picture(8)])
     exact = open_engine("openvino", easy_with_variants, precision="fp32").infer(images)
@@ -318,7 +333,7 @@ def test_sizes_that_vary_stay_exact(tmp_path):
     pixels = [picture(0), picture(1)]
     with Quantizer(bundle, pixels) as quantizer:
         graph = quantizer.int8_onnx("onnxruntime")
-        with pytest.raises(UnsupportedError, match="half precision would round them"):
+        with pytest.raises(UnsupportedError, match="computes with sizes of images in floats"):
             quantizer.fp16()
     for size in ((32, 64), (32, 4126)):
         image = picture(0, size)[None]

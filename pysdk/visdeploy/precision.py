@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from visdeploy.bundle import Bundle
+import numpy as np
+
+from visdeploy import golden as goldens
+from visdeploy import tolerance
+from visdeploy.bundle import GOLDEN, Bundle
 from visdeploy.calibration import Calibration, golden_images, prepare_images
-from visdeploy.data import Dataset
+from visdeploy.data import Dataset, Item
 from visdeploy.engines import open_engine
 from visdeploy.errors import CheckFailedError, EngineError, InputError, MissingDependencyError
 from visdeploy.evaluate import evaluate
@@ -20,6 +24,7 @@ from visdeploy.metrics import headline
 from visdeploy.predictor import Predictor
 from visdeploy.quantize import Files, Quantizer, Target, as_model
 from visdeploy.spec import Variant
+from visdeploy.verify import relative_error
 
 Precision = Literal["fp16", "bf16", "int8"]
 
@@ -115,7 +120,10 @@ def add_variants(bundle: Bundle, options: PrecisionOptions, *, progress: Callabl
             files = {name: data for name, data in files.items() if replaced is None or name not in replaced.files}
             files |= made
             variants[engine, precision] = variant
-    manifest = bundle.manifest.model_copy(update={"variants": tuple(variants.values())})
+    tolerances = {**bundle.manifest.tolerances}
+    for accepted, drift in gate.drifts.items():
+        tolerances[accepted] = max(tolerances.get(accepted, 0), drift * tolerance.VARIANT_SLACK)
+    manifest = bundle.manifest.model_copy(update={"variants": tuple(variants.values()), "tolerances": tolerances})
     return Bundle(bundle.path, manifest, files)
 
 
@@ -209,11 +217,19 @@ def _decide(
 
 
 class _Gate:
-    """Compares a metric with that of fp32 on the same engine."""
+    """Compares a metric with that of fp32 on the same engine.
+
+    Attributes:
+        bundle: With fp32 alone.
+        data: What is measured on, if there are labels.
+        drifts: How far the golden logits moved at most in each accepted precision.
+    """
 
     def __init__(self, bundle: Bundle, options: PrecisionOptions) -> None:
         self.bundle, self._max_drop = bundle, options.max_drop
         self.data = options.data if isinstance(options.data, Dataset) else None
+        self.drifts: dict[str, float] = {}
+        self._golden = goldens.unpack(bundle.read(GOLDEN), str(bundle.path))
         self._fp32: dict[str, float] = {}
 
     def measure(self, variant: Variant, files: Files) -> Variant:
@@ -226,13 +242,26 @@ class _Gate:
             (graph,) = files.values()
             candidate = as_model(self.bundle, graph)
         if engine not in self._fp32:
-            _, self._fp32[engine] = self._metric(self.bundle, engine, "fp32")
-        name, value = self._metric(candidate, engine, precision)
+            _, self._fp32[engine], _ = self._metric(self.bundle, engine, "fp32")
+        name, value, drift = self._metric(candidate, engine, precision)
+        if not np.isfinite(drift):
+            raise EngineError(
+                f"[export] precision: {variant.precision} for {variant.engine} has answers beyond its range"
+            )
         drop = self._fp32[engine] - value
-        measured = {"metric": name, "value": value, "drop": drop, "accepted": drop <= self._max_drop}
-        elsewhere = None if engine == variant.engine else engine
-        assert self.data is not None
-        return variant.model_copy(update={**measured, "measured_on": elsewhere, "images": len(self.data.val)})
+        accepted = drop <= self._max_drop
+        if accepted:
+            self.drifts[variant.precision] = max(drift, self.drifts.get(variant.precision, 0))
+        return variant.model_copy(
+            update={
+                "metric": name,
+                "value": value,
+                "drop": drop,
+                "accepted": accepted,
+                "measured_on": None if engine == variant.engine else engine,
+                "images": len(self._items),
+            }
+        )
 
     def figures(self, variant: Variant) -> str:
         assert variant.value is not None
@@ -244,9 +273,16 @@ class _Gate:
             f"a drop of {variant.drop:.4f}, allowed {self._max_drop:g}"
         )
 
-    def _metric(self, bundle: Bundle, engine: str, precision: str) -> tuple[str, float]:
+    @property
+    def _items(self) -> Sequence[Item]:
         assert self.data is not None
+        return self.data.val
+
+    def _metric(self, bundle: Bundle, engine: str, precision: str) -> tuple[str, float, float]:
+        """Return the metric's name and value, and how far the golden logits moved."""
         with Predictor(bundle, open_engine(engine, bundle, precision=precision)) as predictor:
-            figures = evaluate(predictor, self.data.val)
+            figures = evaluate(predictor, self._items)
+            infer = predictor.engine.infer
+            drifts = [relative_error(infer(golden.pixels[None])[0], golden.logits) for golden in self._golden]
         name = headline(figures)
-        return name, figures[name]
+        return name, figures[name], max(drifts, default=0)

@@ -84,8 +84,8 @@ class Quantizer:
         casts = [node for node in self._graph.graph.node if node.op_type == "Cast" and node.name in self._sizes]
         if any(attribute.i == onnx.TensorProto.FLOAT for node in casts for attribute in node.attribute):
             raise UnsupportedError(
-                "[export] precision: no fp16 for this graph, which computes with sizes of images in floats: half precision "
-                "would round them. A spec that resizes to one size makes them constants"
+                "[export] precision: no fp16 for this graph: it computes with sizes of images in floats, which half "
+                "precision would round; a spec that resizes to one size makes them constants"
             )
         return _making("fp16", make)
 
