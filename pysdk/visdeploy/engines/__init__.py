@@ -1,7 +1,7 @@
 """The engines that run a bundle's network, one adapter per file.
 
 An adapter module has `version()`, which raises ImportError where its package is missing, `device()`, which names what
-it computes on, and `open_engine(...)`.
+it computes on, `precisions()`, which says what it can compute in there, and `open_engine(...)`.
 """
 
 import difflib
@@ -105,7 +105,7 @@ def open_engine(
         raise UnsupportedError(f"[load] device: {name} runs on the CPU here; expected auto or cpu, got {device!r}")
     if num_threads is not None and not 1 <= num_threads <= _MAX_THREADS:
         raise InputError(f"[load] num_threads: expected 1 to {_MAX_THREADS}, got {num_threads}")
-    adapter = _adapter(name)
+    adapter = load_adapter(name)
     threads = num_threads or cpu_quota()
 
     def open_in(precision: str) -> Engine:
@@ -123,7 +123,7 @@ def status() -> list[Status]:
     found = []
     for name in NAMES:
         try:
-            found.append(Status(name, _adapter(name).version()))
+            found.append(Status(name, load_adapter(name).version()))
         except MissingDependencyError as error:
             found.append(Status(name, None, str(error)))
     return found
@@ -208,7 +208,8 @@ def reason(error: BaseException, line: int = -1) -> str:
     return lines[line] if lines else type(error).__name__
 
 
-def _adapter(name: str) -> Any:
+def load_adapter(name: str) -> Any:
+    """Import the module of an engine; raises MissingDependencyError where its package is not installed."""
     module = import_module(f"visdeploy.engines.{name}")
     try:
         module.version()
@@ -223,7 +224,7 @@ def _first_installed() -> str:
     reasons = []
     for name in NAMES:  # stops early: asking torch whether it is there takes seconds
         try:
-            _adapter(name)
+            load_adapter(name)
         except MissingDependencyError as error:
             reasons.append(str(error))
         else:

@@ -22,6 +22,11 @@ def device() -> str:
     return cpu_name()
 
 
+def precisions() -> tuple[str, ...]:
+    """Return what it can compute in here."""
+    return ("fp32", "int8")
+
+
 class OnnxRuntimeEngine:
     """A session of all threads for a call, and one of one thread for the lanes."""
 

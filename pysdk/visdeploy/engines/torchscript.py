@@ -27,6 +27,11 @@ def device() -> str:
     return cpu_name()
 
 
+def precisions() -> tuple[str, ...]:
+    """Return what it can compute in here."""
+    return ("fp32",)
+
+
 @contextmanager
 def accepting_deprecation() -> Iterator[None]:
     """Let TorchScript be used without torch's notice that `torch.export` will succeed it."""
