@@ -155,6 +155,14 @@ def test_lanes_give_the_answers_of_calls(engine: str, binary_bundle: Path) -> No
     network.close()
 
 
+def test_closed_engine_answers_no_more(engine: str, classes_bundle: Path) -> None:
+    network = open_engine(engine, Bundle.open(classes_bundle))
+    network.close()
+    for alone in (True, False):
+        with pytest.raises(EngineError):
+            network.infer(np.zeros((1, 64, 96, 3), np.uint8), alone=alone)
+
+
 def test_input_may_be_read_only_or_a_view(engine: str, classes_bundle: Path) -> None:
     network = open_engine(engine, Bundle.open(classes_bundle))
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)

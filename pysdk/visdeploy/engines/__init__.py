@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy.bundle import Bundle
-from visdeploy.errors import InputError, MissingDependencyError, UnsupportedError
+from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
 
 # In order of preference on a CPU.
 NAMES: Final = ("openvino", "onnxruntime", "torchscript")
@@ -158,9 +158,15 @@ class Lazy(Generic[Key, Value]):
                     found = self._made[key] = self._make(key)
         return found
 
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._made.clear()
+    def close(self) -> None:
+        """Let go of them, and of what they are made from."""
+        with self._lock:
+            self._make = _refuse_closed
+            self._made.clear()
+
+
+def _refuse_closed(key: object) -> Any:
+    raise EngineError("[predict] the model was closed; load it again")
 
 
 def graph_files(

@@ -53,7 +53,7 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """Release the sessions."""
-        self._sessions.clear()
+        self._sessions.close()
 
 
 def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> OnnxRuntimeEngine:

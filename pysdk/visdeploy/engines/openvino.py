@@ -77,7 +77,7 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """Release the compiled models."""
-        self._networks.clear()
+        self._networks.close()
 
 
 @dataclass(frozen=True)
