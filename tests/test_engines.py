@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,20 @@ def test_batches_of_any_size_give_the_same_logits(engine: str, binary_bundle: Pa
     assert (single.shape, single.dtype) == ((9, 1, 64, 64), np.float32)
     for size in (2, 9, 3):
         assert relative_error(network.infer(images[:size]), single[:size]) <= tolerance.LOGITS["fp32"]
+
+
+def test_lanes_give_the_answers_of_calls(engine: str, binary_bundle: Path) -> None:
+    network = open_engine(engine, Bundle.open(binary_bundle), num_threads=2)
+    assert network.lanes == 2
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 64, 64, 3), np.uint8)
+    expected = [network.infer(pixels) for pixels in images]
+    together = network.infer(images[:3, 0], alone=False)
+    with ThreadPoolExecutor(network.lanes) as lanes:
+        answers = list(lanes.map(partial(network.infer, alone=False), images))
+    # Sums may be cut into pieces by the number of threads, so the last bits may differ.
+    assert max(map(relative_error, answers, expected)) <= tolerance.LOGITS["fp32"]
+    assert relative_error(together, np.concatenate(expected[:3])) <= tolerance.LOGITS["fp32"]
+    network.close()
 
 
 def test_input_may_be_read_only_or_a_view(engine: str, classes_bundle: Path) -> None:

@@ -4,10 +4,11 @@ An adapter module has `version()`, which raises ImportError where its package is
 """
 
 import difflib
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ NAMES: Final = ("openvino", "onnxruntime", "torchscript")
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
 # Engines start what they are told to, until the process can start no more.
 _MAX_THREADS: Final = 1024
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 class Engine(Protocol):
@@ -122,6 +126,28 @@ def cpu_quota() -> int:
     from visdeploy.native import _core
 
     return _core.cpu_quota()
+
+
+class Lazy(Generic[Key, Value]):
+    """Values that are made when first asked for, once each, whichever thread asks."""
+
+    def __init__(self, make: Callable[[Key], Value]) -> None:
+        self._make = make
+        self._made: dict[Key, Value] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, key: Key) -> Value:
+        found = self._made.get(key)
+        if found is None:
+            with self._lock:
+                found = self._made.get(key)
+                if found is None:
+                    found = self._made[key] = self._make(key)
+        return found
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._made.clear()
 
 
 def refuse_precision(name: str, precision: str, supported: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """TorchScript through torch: the reference that every other engine is verified against."""
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,15 +32,20 @@ def accepting_deprecation() -> Iterator[None]:
 
 
 class TorchScriptEngine:
-    """One loaded script module."""
+    """One loaded script module.
+
+    torch has one number of threads for the whole process, and starts that many for each thread that calls it. So one
+    call computes at a time, on all of them, and a second lane only prepares and finishes what the first computes.
+    """
 
     name = "torchscript"
-    lanes = 1
+    lanes = 2
     precision = "fp32"
 
     def __init__(self, module: Any) -> None:
         self.version = version()
         self._module = module
+        self._lock = threading.Lock()
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         """Run one batch; see `Engine.infer`."""
@@ -48,7 +54,7 @@ class TorchScriptEngine:
         # torch cannot wrap memory that numpy holds read-only, and would warn.
         batch = torch.from_numpy(images if images.flags.writeable else images.copy())
         try:
-            with torch.inference_mode():
+            with self._lock, torch.inference_mode():
                 logits = self._module(batch).float().numpy(force=True)
         except Exception as error:  # its message may not even be UTF-8
             raise EngineError(f"torchscript: inference failed on input {images.shape} ({reason(error)})") from error
