@@ -79,7 +79,7 @@ class Sidecar(BaseModel):
 
     format: Literal[1] = 1
     visdeploy: str
-    library: str
+    library: Literal["tensorrt", "tensorrt_rtx"]
     library_version: str
     precision: str
     model: str
@@ -96,10 +96,11 @@ class Sidecar(BaseModel):
 
 @dataclass(frozen=True)
 class Plan:
-    """A built engine."""
+    """A built engine, and what the build measured on this GPU; nothing where tensorrt_rtx built it."""
 
     data: bytes
     sidecar: Sidecar
+    timing: bytes = b""
 
 
 def export_engine(
@@ -134,13 +135,9 @@ def export_engine(
     """
     path = Path(path)
     device = find_device()[0]
-    if not compute_capabilities and device:
-        name = _installed("tensorrt", "tensorrt_rtx")
-    else:
-        name = _installed("tensorrt_rtx")
     plan = build(
         bundle,
-        library=name,
+        library=_library(needs_no_gpu=bool(compute_capabilities) or device is None),
         precision=precision,
         device=None if compute_capabilities else device,
         compute_capabilities=compute_capabilities,
@@ -196,7 +193,7 @@ def build(
     compute_capabilities: Sequence[tuple[int, int]] = (),
     version_compatible: bool = False,
     hardware_compatible: Literal["", "ampere+", "same"] = "",
-    timing_cache: Path | None = None,
+    timing: bytes = b"",
     progress: Progress | None = None,
 ) -> Plan:
     """Build an engine in a process of its own, which may crash; see `export_engine`."""
@@ -210,24 +207,23 @@ def build(
         compute_capabilities=tuple(f"{major}.{minor}" for major, minor in dict.fromkeys(compute_capabilities)),
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
-        timing_cache=str(timing_cache.absolute()) if timing_cache else "",
     )
-    data, facts = _compile(graph, options, f"{bundle.path} ({member})", progress or (lambda phase, done: None))
-    sidecar = Sidecar(
-        visdeploy=visdeploy.__version__,
-        library=library,
-        precision=precision,
-        model=member,
-        model_sha256=hashlib.sha256(graph).hexdigest(),
-        engine_sha256=hashlib.sha256(data).hexdigest(),
-        engine_size=len(data),
-        compute_capabilities=options.compute_capabilities,
-        gpu=str(device) if device else None,
-        version_compatible=version_compatible,
-        hardware_compatible=hardware_compatible,
-        **facts,
-    )
-    return Plan(data, sidecar)
+    what = f"{bundle.path} ({member})"
+    data, facts, timing = _compile(graph, timing, options, what, progress or (lambda phase, done: None))
+    known = {
+        "visdeploy": visdeploy.__version__,
+        "library": library,
+        "precision": precision,
+        "model": member,
+        "model_sha256": hashlib.sha256(graph).hexdigest(),
+        "engine_sha256": hashlib.sha256(data).hexdigest(),
+        "engine_size": len(data),
+        "compute_capabilities": options.compute_capabilities,
+        "gpu": str(device) if device else None,
+        "version_compatible": version_compatible,
+        "hardware_compatible": hardware_compatible,
+    }
+    return Plan(data, Sidecar.model_validate(known | facts), timing)
 
 
 def choose_precision(bundle: Bundle, precision: str) -> str:
@@ -274,34 +270,34 @@ def _up(side: int, divisor: int) -> int:
     return -(-side // divisor) * divisor
 
 
-def _installed(*names: str) -> str:
+def _library(needs_no_gpu: bool) -> str:
     found = tensorrt_library.installed()
-    for name in names:
-        if name in found:
-            return name
-    if "tensorrt_rtx" in names:
+    if not needs_no_gpu and found:
+        return found[0]
+    if "tensorrt_rtx" in found:
+        return "tensorrt_rtx"
+    if needs_no_gpu:
         raise MissingDependencyError(
             "an engine for a GPU that is not here is built by tensorrt_rtx, which is not installed: "
             "pip install 'visdeploy[tensorrt-rtx]'"
-            if len(names) == 1
-            else f"engines are built by tensorrt or tensorrt_rtx: {tensorrt_library.INSTALL}"
         )
-    raise MissingDependencyError(tensorrt_library.INSTALL)
+    raise MissingDependencyError(f"engines are built by tensorrt or tensorrt_rtx: {tensorrt_library.INSTALL}")
 
 
-def _compile(graph: bytes, options: Options, what: str, progress: Progress) -> tuple[bytes, dict[str, Any]]:
+def _compile(
+    graph: bytes, timing: bytes, options: Options, what: str, progress: Progress
+) -> tuple[bytes, dict[str, Any], bytes]:
     try:
         with TemporaryDirectory(prefix="visdeploy-build-", ignore_cleanup_errors=True) as folder:
-            return _compile_in(Path(folder), graph, options, what, progress)
+            (Path(folder) / "graph.onnx").write_bytes(graph)
+            (Path(folder) / "timing").write_bytes(timing)
+            (Path(folder) / "options.json").write_text(to_json(options))
+            return _compile_in(Path(folder), options, what, progress)
     except OSError as error:
         raise EngineError(f"{options.library}: cannot build {what} ({error.strerror or error})") from error
 
 
-def _compile_in(
-    folder: Path, graph: bytes, options: Options, what: str, progress: Progress
-) -> tuple[bytes, dict[str, Any]]:
-    (folder / "graph.onnx").write_bytes(graph)
-    (folder / "options.json").write_text(to_json(options))
+def _compile_in(folder: Path, options: Options, what: str, progress: Progress) -> tuple[bytes, dict[str, Any], bytes]:
     phase, failure = "starting", None
     with (folder / "log").open("w+b") as log:
         # The folder is where a graph's references to other files lead; Ctrl-C is for this process to pass on.
@@ -331,9 +327,14 @@ def _compile_in(
     if failure:
         kind: type[errors.VisdeployError] = getattr(errors, failure["kind"])
         # What was asked for is impossible with any graph, or this one was refused.
-        raise kind(failure["error"] if kind is not EngineError else f"{options.library}: refused {what}: {failure['error']}")
+        raise kind(
+            failure["error"] if kind is not EngineError else f"{options.library}: refused {what}: {failure['error']}"
+        )
     if code:
         end = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         said = reason(RuntimeError(last_words)) if last_words.strip() else "no message"
-        raise EngineError(f"{options.library}: refused {what}: the process that builds ended {end} while {phase} ({said})")
-    return (folder / "plan").read_bytes(), json.loads((folder / "facts.json").read_text())
+        raise EngineError(
+            f"{options.library}: refused {what}: the process that builds ended {end} while {phase} ({said})"
+        )
+    facts = json.loads((folder / "facts.json").read_text())
+    return (folder / "plan").read_bytes(), facts, (folder / "timing").read_bytes()

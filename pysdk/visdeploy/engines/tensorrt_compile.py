@@ -1,9 +1,9 @@
 """Compiles one ONNX graph into a TensorRT engine: what runs in the process that `tensorrt_build.build` starts.
 
 TensorRT's parser ends the process on some graphs, so it never runs in the caller's. The folder given on the command
-line holds `graph.onnx` and `options.json` and receives `plan` and `facts.json`; standard output carries one JSON object
-a line, {"phase", "done"} or at last {"error", "kind"}. The process ends with its parent, whose end closes standard
-input.
+line holds `graph.onnx`, `options.json` and `timing`, and receives `plan`, `facts.json` and `timing`; standard output
+carries one JSON object a line, {"phase", "done"} or at last {"error", "kind"}. The process ends with its parent, whose
+end closes standard input.
 """
 
 import json
@@ -36,7 +36,6 @@ class Options:
         compute_capabilities: GPUs to build for, such as "8.9"; none for what the library takes by itself.
         version_compatible: Later versions of the library can load the engine.
         hardware_compatible: "", "ampere+" (compute capability 8.0 and later) or "same" (this capability).
-        timing_cache: File that keeps what was measured for the next build, where the library measures.
     """
 
     library: str
@@ -45,7 +44,6 @@ class Options:
     compute_capabilities: tuple[str, ...] = ()
     version_compatible: bool = False
     hardware_compatible: str = ""
-    timing_cache: str = ""
 
 
 @dataclass
@@ -74,11 +72,21 @@ class _Phases:
         return self.furthest
 
 
-def compile_graph(library: Library, graph: bytes, options: Options, report: Report) -> tuple[bytes, dict[str, Any]]:
+def compile_graph(
+    library: Library, graph: bytes, options: Options, report: Report, timing: bytes = b""
+) -> tuple[bytes, dict[str, Any], bytes]:
     """Build an engine in this process.
 
+    Args:
+        library: Which builds it.
+        graph: An ONNX file.
+        options: What to build.
+        report: Called with the phase and the share of it that is done.
+        timing: What earlier builds measured here.
+
     Returns:
-        The plan, and what it does not reveal without a driver: `inputs` and `outputs`, each with name, dtype, shape.
+        The plan; what it does not reveal without a driver: `inputs` and `outputs`, each with name, dtype and shape;
+        and what is measured by now, where the library measures.
 
     Raises:
         UnsupportedError: The library has no such option, or does not build for such a GPU.
@@ -100,18 +108,17 @@ def compile_graph(library: Library, graph: bytes, options: Options, report: Repo
     config = builder.create_builder_config()
     _set_options(library, config, options, log)
     profile = _add_profile(builder, config, network.get_input(0), options, log)
-    cache = _timing_cache(library, config, options)
+    cache = None if library.ahead_of_time else _timing_cache(config, timing)
     monitor = _monitor(trt, report)
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(log.sentence("the build failed without a message"))
     report("building", 1.0)
-    if cache:
-        _keep(Path(options.timing_cache), bytes(config.get_timing_cache().serialize()))
     inputs = [_describe(network.get_input(0)) | {"profiles": [profile] if profile else []}]
     outputs = [_describe(network.get_output(i)) for i in range(network.num_outputs)]
-    return bytes(plan), {"inputs": inputs, "outputs": outputs, "library_version": library.version}
+    facts = {"inputs": inputs, "outputs": outputs, "library_version": library.version}
+    return bytes(plan), facts, b"" if cache is None else bytes(config.get_timing_cache().serialize())
 
 
 def _set_options(library: Library, config: Any, options: Options, log: Any) -> None:
@@ -142,8 +149,8 @@ def _set_options(library: Library, config: Any, options: Options, log: Any) -> N
     for index, wanted in enumerate(options.compute_capabilities):
         if wanted not in known:
             raise UnsupportedError(
-                f"compute capability: {library.name} {library.version} builds for {', '.join(known)}, not for {wanted}; "
-                "GPUs of data centres take tensorrt, which builds where they are: pip install 'visdeploy[tensorrt]'"
+                f"compute capability: {library.name} {library.version} builds for {', '.join(known)}, "
+                f"not for {wanted}; GPUs of data centres take tensorrt, which builds where they are: pip install 'visdeploy[tensorrt]'"
             )
         value = getattr(trt.ComputeCapability, "SM" + wanted.replace(".", ""))
         if not config.set_compute_capability(value, index):
@@ -168,31 +175,17 @@ def _add_profile(builder: Any, config: Any, tensor: Any, options: Options, log: 
     return dict(zip(("min", "opt", "max"), ranges, strict=True))
 
 
-def _timing_cache(library: Library, config: Any, options: Options) -> Any:
-    if library.ahead_of_time or not options.timing_cache:
-        return None
-    path = Path(options.timing_cache)
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    if not config.set_timing_cache(cache, False):  # measured by another version or on another GPU
+def _timing_cache(config: Any, timing: bytes) -> Any:
+    cache = config.create_timing_cache(timing)
+    if cache is None or not config.set_timing_cache(cache, False):  # of another version, or another GPU
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache
 
 
-def _keep(path: Path, data: bytes) -> None:
-    from visdeploy.whole_file import whole_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        partial.write_bytes(data)
-
-
 def _parser_errors(parser: Any) -> list[str]:
-    found = [parser.get_error(i) for i in range(parser.num_errors)]
-    return [
-        f"node {error.node_name() or '(unnamed)'} of type {error.node_operator() or '(unknown)'}: {error.desc().strip()}"
-        for error in found[:3]
-    ]
+    found = [parser.get_error(i) for i in range(min(3, parser.num_errors))]
+    return [f"{error.node_operator()} {error.node_name()!r}: {' '.join(error.desc().split())}" for error in found]
 
 
 def _describe(tensor: Any) -> dict[str, Any]:
@@ -203,7 +196,7 @@ def _describe(tensor: Any) -> dict[str, Any]:
 def make_log(trt: Any) -> Any:
     """Return a logger that keeps errors; an ILogger must be of the module at hand, hence the local class."""
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Log(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[str] = []
@@ -219,7 +212,7 @@ def make_log(trt: Any) -> Any:
 
 
 def _monitor(trt: Any, report: Report) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.phases = _Phases()
@@ -250,10 +243,13 @@ def main(folder: Path) -> int:
     try:
         options = Options(**json.loads((folder / "options.json").read_text()))
         graph = (folder / "graph.onnx").read_bytes()
-        plan, facts = compile_graph(
-            open_library(options.library), graph, options, lambda phase, done: _send(channel, phase=phase, done=done)
+        library = open_library(options.library)
+        timing = (folder / "timing").read_bytes()
+        plan, facts, timing = compile_graph(
+            library, graph, options, lambda phase, done: _send(channel, phase=phase, done=done), timing
         )
         (folder / "plan").write_bytes(plan)
+        (folder / "timing").write_bytes(timing)
         (folder / "facts.json").write_text(json.dumps(facts))
     except Exception as error:  # anything a library raises is one sentence for the parent
         known = isinstance(error, errors.VisdeployError)
