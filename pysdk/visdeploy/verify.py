@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import golden as goldens
-from visdeploy import tolerance
+from visdeploy import tiling, tolerance
 from visdeploy.bundle import GOLDEN, TORCHSCRIPT, Bundle
 from visdeploy.engines import installed, open_engine
 from visdeploy.errors import BundleError, CheckFailedError, InputError
@@ -146,7 +146,7 @@ def _postprocessing(recorded: Sequence[Golden], spec: Manifest) -> Row:
 def _engine_rows(predictor: Predictor, recorded: Sequence[Golden]) -> list[Row]:
     engine, spec = predictor.engine, predictor.spec
     name, precision = engine.name, engine.precision
-    error = max(relative_error(engine.infer(golden.pixels[None])[0], golden.logits) for golden in recorded)
+    error = max(relative_error(tiling.answer(engine.infer, golden.pixels, spec), golden.logits) for golden in recorded)
     limit = spec.tolerances.get(precision, tolerance.LOGITS[precision])
     nothing = np.zeros((0, 0), np.uint8)
     results = predictor.stream([golden.source for golden in recorded])
