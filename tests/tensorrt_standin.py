@@ -17,7 +17,6 @@ import pytest
 
 from visdeploy.engines import cuda
 
-
 VERSIONS = {"tensorrt": ("11.4.0", "11.5.0"), "tensorrt_rtx": ("1.7.1", "1.8.0")}
 
 
@@ -326,9 +325,7 @@ def plan(version: str | None = None, channels: int = 1, max_batch: int = 8, **fa
     return json.dumps({"version": version, "channels": channels, "max_batch": max_batch} | facts).encode()
 
 
-def install(
-    monkeypatch: pytest.MonkeyPatch, cudart: Cudart, *, rtx: bool = False, newer: bool = False
-) -> Any:
+def install(monkeypatch: pytest.MonkeyPatch, cudart: Cudart, *, rtx: bool = False, newer: bool = False) -> Any:
     """Make this machine one with a GPU and with tensorrt, or tensorrt_rtx, and without the other."""
     names = ("tensorrt_rtx", "tensorrt") if rtx else ("tensorrt", "tensorrt_rtx")
     module = runtime_module(cudart, VERSIONS[names[0]][newer], rtx=rtx)

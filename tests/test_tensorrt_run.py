@@ -20,7 +20,7 @@ import cuda_arrays
 import tensorrt_standin as standin
 from visdeploy import engines, mask, ops
 from visdeploy.bundle import Bundle
-from visdeploy.engines import cuda, open_engine, tensorrt, tensorrt_build, tensorrt_run
+from visdeploy.engines import cuda, open_engine, tensorrt, tensorrt_build
 from visdeploy.engines.tensorrt_build import Plan, Sidecar
 from visdeploy.engines.tensorrt_library import open_library
 from visdeploy.engines.tensorrt_run import GRAPHS, LANES, TensorRtEngine
@@ -250,9 +250,7 @@ def test_closing_waits_for_calls_that_run(library: str, cudart: standin.Cudart) 
     assert sum(cudart.live().values()) == 0
 
 
-def test_works_on_its_own_device_whatever_the_thread_has_chosen(
-    engine: TensorRtEngine, cudart: standin.Cudart
-) -> None:
+def test_works_on_its_own_device_whatever_the_thread_has_chosen(engine: TensorRtEngine, cudart: standin.Cudart) -> None:
     cudart.device.index = 3
     check(engine, images(SMALL))
     chosen = [call[1] for call in cudart.calls if call[0] == "cudaSetDevice"]
@@ -451,7 +449,8 @@ def test_file_without_its_sidecar_is_refused(library: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"), [({"dtype": "BF16"}, "expected an engine from uint8 to float32"), ({"version": "9"}, "of ver")]
+    ("facts", "message"),
+    [({"dtype": "BF16"}, "expected an engine from uint8 to float32"), ({"version": "9"}, "of ver")],
 )
 def test_plan_that_does_not_fit_is_refused(library: str, facts: dict[str, Any], message: str) -> None:
     with pytest.raises(EngineError, match=message):
@@ -514,5 +513,3 @@ def test_cuda_python_takes_the_arguments_that_it_is_given() -> None:
     }.items():
         with pytest.raises(CudaError, match=f"^{name} failed: CUDA driver version is insufficient"):
             getattr(calls, name)(*arguments)
-    assert callable(runtime.cudaGraphInstantiate)
-    assert tensorrt_run.GRAPHS

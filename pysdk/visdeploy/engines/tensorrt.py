@@ -1,5 +1,6 @@
 """TensorRT on an NVIDIA GPU, by tensorrt or tensorrt_rtx."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from visdeploy import cache
 from visdeploy.bundle import Bundle
 from visdeploy.engines import tensorrt_library
 from visdeploy.engines.cuda import Device, find_device
-from visdeploy.engines.tensorrt_build import Plan, build, choose_precision, graph_member, read_engine, shapes_of
+from visdeploy.engines.tensorrt_build import Plan, build, graph_member, read_engine, shapes_of
 from visdeploy.engines.tensorrt_library import INSTALL, Library, open_library
 from visdeploy.engines.tensorrt_run import TensorRtEngine
 from visdeploy.errors import MissingDependencyError, UnsupportedError
@@ -23,6 +24,11 @@ def version() -> str:
         MissingDependencyError: The library, the driver or the GPU is missing; the sentence says how to mend it.
     """
     return _find()[0]
+
+
+def device() -> str:
+    """Return name and compute capability of the GPU; raises as `version` does."""
+    return str(_find()[2])
 
 
 def _find() -> tuple[str, str, Device]:
@@ -52,15 +58,14 @@ def open_engine(bundle: Bundle, *, precision: str, threads: int) -> TensorRtEngi
         UnsupportedError: The bundle has no graph of that precision.
         EngineError: The graph was refused, or the build failed.
     """
-    _, name, device = _find()
+    _, name, gpu = _find()
     library = open_library(name)
-    precision = choose_precision(bundle, precision)
     member = graph_member(bundle, precision)
     key = {
-        "model": bundle.manifest.files[member].sha256,
+        "model": hashlib.sha256(bundle.read(member)).hexdigest(),
         "engine": library.name,
         "version": library.version,
-        "device": str(device),
+        "device": str(gpu),
         "precision": precision,
         "shapes": " ".join("x".join(map(str, shape)) for shape in shapes_of(bundle.manifest)),
     }
@@ -71,13 +76,14 @@ def open_engine(bundle: Bundle, *, precision: str, threads: int) -> TensorRtEngi
 
     def make() -> tuple[TensorRtEngine, bytes]:
         measured = {part: key[part] for part in ("engine", "version", "device")} | {"model": "timing of any"}
-        plan = build(bundle, library=name, precision=precision, device=device, timing=cache.find(measured) or b"")
+        plan = build(bundle, library=name, precision=precision, device=gpu, timing=cache.find(measured) or b"")
         if plan.timing:
             cache.keep(measured, plan.timing)
         return use(plan.data), plan.data
 
     engine, sentence = cache.obtain(key, use, make)
-    log.info("%s: tensorrt engine %s", bundle.path, sentence)
+    engine.notes = (f"{precision} engine of {library.name}: {sentence}",)
+    log.info("%s", *engine.notes)
     return engine
 
 
@@ -90,22 +96,22 @@ def open_file(path: str | Path) -> TensorRtEngine:
         UnsupportedError: It is for another version of the library, or for another GPU.
     """
     plan = read_engine(path)
-    device = _find()[2]
+    gpu = _find()[2]
     library = open_library(plan.sidecar.library)
-    refuse_foreign(plan, library, device, str(path))
+    refuse_foreign(plan, library, gpu, str(path))
     return TensorRtEngine(library, plan.data, plan.sidecar.precision, trusted_code=plan.sidecar.version_compatible)
 
 
-def refuse_foreign(plan: Plan, library: Library, device: Device, path: str) -> None:
+def refuse_foreign(plan: Plan, library: Library, gpu: Device, path: str) -> None:
     """Raise UnsupportedError for a plan of another version, or for another GPU, as far as its sidecar tells."""
     made = plan.sidecar
-    capability = ".".join(map(str, device.compute_capability))
+    capability = ".".join(map(str, gpu.compute_capability))
     if made.library_version != library.version and not made.version_compatible:
         was, here = f"{made.library} {made.library_version}", library.version
     elif made.compute_capabilities and capability not in made.compute_capabilities:
-        was, here = f"compute capability {', '.join(made.compute_capabilities)}", f"{device}"
-    elif made.gpu and made.gpu != str(device) and not made.hardware_compatible:
-        was, here = made.gpu, str(device)
+        was, here = f"compute capability {', '.join(made.compute_capabilities)}", str(gpu)
+    elif made.gpu and made.gpu != str(gpu) and not made.hardware_compatible:
+        was, here = made.gpu, str(gpu)
     else:
         return
     raise UnsupportedError(

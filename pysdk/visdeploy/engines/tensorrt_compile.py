@@ -150,7 +150,8 @@ def _set_options(library: Library, config: Any, options: Options, log: Any) -> N
         if wanted not in known:
             raise UnsupportedError(
                 f"compute capability: {library.name} {library.version} builds for {', '.join(known)}, "
-                f"not for {wanted}; GPUs of data centres take tensorrt, which builds where they are: pip install 'visdeploy[tensorrt]'"
+                f"not for {wanted}; GPUs of data centres take tensorrt, which builds where they are: "
+                "pip install 'visdeploy[tensorrt]'"
             )
         value = getattr(trt.ComputeCapability, "SM" + wanted.replace(".", ""))
         if not config.set_compute_capability(value, index):

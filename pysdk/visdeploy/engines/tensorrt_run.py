@@ -176,6 +176,7 @@ class TensorRtEngine:
 
     name = "tensorrt"
     lanes = LANES
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -203,7 +204,8 @@ class TensorRtEngine:
         floats = trt.DataType.FLOAT, trt.DataType.HALF
         if len(inputs) != 1 or len(outputs) != 1 or kinds[0] != trt.DataType.UINT8 or kinds[1] not in floats:
             raise UnsupportedError(
-                f"{self.version}: expected an engine from uint8 to float32 or float16, got {inputs} to {outputs}, {kinds}"
+                f"{self.version}: expected an engine with one uint8 input and one float32 or float16 output, "
+                f"got {inputs} and {outputs} of {kinds}"
             )
         (source,), (answer,) = inputs, outputs
         self._smallest, _, self._largest = (tuple(shape) for shape in engine.get_tensor_profile_shape(source, 0))
