@@ -50,6 +50,8 @@ class Cudart:
         self.device = threading.local()
         self.new_stream = lambda: 1000 + len(self.calls)
         self.eager = False
+        self.on_malloc: Callable[[int, int], None] = lambda address, size: None
+        self.on_free: Callable[[int], None] = lambda address: None
         self._lock = threading.Lock()
 
     def __getattribute__(self, name: str) -> Any:
@@ -105,12 +107,15 @@ class Cudart:
         return ctypes.addressof(buffer)
 
     def cudaMalloc(self, size: int) -> int:
-        return self._allocate("device", size)
+        address = self._allocate("device", size)
+        self.on_malloc(address, size)
+        return address
 
     def cudaMallocHost(self, size: int) -> int:
         return self._allocate("host", size)
 
     def cudaFree(self, address: int) -> None:
+        self.on_free(address)
         assert self.memory.pop(address)[0] == "device"
 
     def cudaFreeHost(self, address: int) -> None:

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,16 @@ from numpy.typing import NDArray
 
 import cuda_arrays
 import tensorrt_standin as standin
+from stub import predictor
 from visdeploy import engines, mask, ops
 from visdeploy.bundle import Bundle
-from visdeploy.engines import cuda, open_engine, tensorrt, tensorrt_build
+from visdeploy.engines import cuda, open_engine, tensorrt, tensorrt_build, tensorrt_run
+from visdeploy.engines.exported import open_file
 from visdeploy.engines.tensorrt_build import Plan, Sidecar
 from visdeploy.engines.tensorrt_library import open_library
 from visdeploy.engines.tensorrt_run import GRAPHS, LANES, TensorRtEngine
 from visdeploy.errors import CudaError, EngineError, InputError, MissingDependencyError, UnsupportedError
+from visdeploy.predictor import Predictor
 
 SMALL, LARGE = (1, 4, 6, 3), (2, 8, 6, 3)
 
@@ -258,7 +260,6 @@ def test_works_on_its_own_device_whatever_the_thread_has_chosen(engine: TensorRt
 
 
 def test_device_view_is_the_answer_where_it_lies(engine: TensorRtEngine, cudart: standin.Cudart) -> None:
-    cudart.eager = True
     batch = images((2, 4, 6, 3))
     with engine.infer_on_device(batch) as logits:
         assert (logits.shape, len(logits), logits.__dlpack_device__()) == ((2, 1, 4, 6), 2, (2, 0))
@@ -269,31 +270,43 @@ def test_device_view_is_the_answer_where_it_lies(engine: TensorRtEngine, cudart:
         assert interface["stream"] in cudart.streams
         assert (interface["typestr"], interface["strides"]) == ("<f4", (96, 24, 4))
         assert interface["data"][0] == logits.__cuda_array_interface__["data"][0] + 96 + 8
-        before = cudart.names().count("cudaStreamSynchronize")
-        view.__dlpack__(stream=interface["stream"])
-        assert cudart.names().count("cudaStreamSynchronize") == before
-        view.__dlpack__(stream=1)
-        assert cudart.names().count("cudaStreamSynchronize") == before + 1
         with pytest.raises(TypeError, match="expected integers and slices, got list"):
             logits[[0, 1]]
 
 
-@cuda_arrays.NEEDS_KERNELS
-@pytest.mark.usefixtures("shim")
-def test_mask_kernels_take_the_answer_from_the_device(
-    monkeypatch: pytest.MonkeyPatch, cudart: standin.Cudart, photos: list[NDArray[np.uint8]]
-) -> None:
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch, cudart: standin.Cudart, shim: ctypes.CDLL) -> standin.Cudart:
+    """The stand-in with memory and streams that the kernels executed on the CPU can use."""
+
+    def new_stream() -> int:
+        handle = ctypes.c_void_p()
+        assert shim.cudaStreamCreateWithFlags(ctypes.byref(handle), 1) == 0
+        assert handle.value
+        return handle.value
+
     standin.install(monkeypatch, cudart)
     cudart.eager, cudart.new_stream = True, new_stream
+    cudart.on_malloc = lambda address, size: shim.shim_register_device_memory(
+        ctypes.c_void_p(address), ctypes.c_size_t(size), 0
+    )
+    cudart.on_free = lambda address: shim.shim_unregister_device_memory(ctypes.c_void_p(address))
+    monkeypatch.setattr(tensorrt_run, "cuda_status", lambda: ("13.0", "here"))
+    return cudart
+
+
+@cuda_arrays.NEEDS_KERNELS
+def test_mask_kernels_take_the_answer_from_the_device(
+    emulated: standin.Cudart, shim: ctypes.CDLL, photos: list[NDArray[np.uint8]]
+) -> None:
     engine = TensorRtEngine(open_library("tensorrt"), standin.plan(channels=3), "fp32")
+    assert engine.on_device
     pixels = photos[0][None, :64, :96]
     expected = standin.network(pixels)[0]
-    with engine.infer_on_device(pixels) as logits, registered(cudart, logits):
+    with engine.infer_on_device(pixels) as logits:
         rle = mask.encode_logits(logits[0, 1, :60], (75, 101))
         classes, areas, rles = ops.semantic_map(logits[0, :, :60, :90], (75, 101))
-        assert b"cudaLaunch" in cuda_arrays.shim().shim_calls()
-        streams = {line.split()[1] for line in cuda_arrays.shim().shim_calls().splitlines() if b"Launch" in line}
-        assert streams == {hex(stream).encode() for stream in cudart.streams}
+        streams = {line.split()[1] for line in shim.shim_calls().splitlines() if b"Launch" in line}
+        assert streams == {hex(stream).encode() for stream in emulated.streams}
     engine.close()
     assert rle == mask.encode_logits(expected[1, :60], (75, 101))
     same = ops.semantic_map(np.ascontiguousarray(expected[:, :60, :90]), (75, 101))
@@ -302,22 +315,24 @@ def test_mask_kernels_take_the_answer_from_the_device(
     assert rles == same[2]
 
 
-def new_stream() -> int:
-    """A stream of the emulation, on which kernels can work."""
-    handle = ctypes.c_void_p()
-    assert cuda_arrays.shim().cudaStreamCreateWithFlags(ctypes.byref(handle), 1) == 0
-    assert handle.value
-    return handle.value
-
-
-@contextmanager
-def registered(cudart: standin.Cudart, logits: Any) -> Iterator[None]:
-    """Let the emulation count the memory of an answer as its device's."""
-    address = logits.__cuda_array_interface__["data"][0]
-    shim, size = cuda_arrays.shim(), ctypes.sizeof(cudart.memory[address][1])
-    shim.shim_register_device_memory(ctypes.c_void_p(address), ctypes.c_size_t(size), 0)
-    yield
-    shim.shim_unregister_device_memory(ctypes.c_void_p(address))
+@cuda_arrays.NEEDS_KERNELS
+@pytest.mark.parametrize("labels", [["car"], ["road", "car", "tree"]])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "tile"])
+def test_predictor_finds_masks_where_the_answer_lies(
+    emulated: standin.Cudart, shim: ctypes.CDLL, photos: list[NDArray[np.uint8]], labels: list[str], resize: str
+) -> None:
+    with_stub = predictor(labels=labels, resize=resize)
+    channels = 1 if len(labels) == 1 else 3
+    engine = TensorRtEngine(open_library("tensorrt"), standin.plan(channels=channels), "fp32")
+    with Predictor(Bundle(Path("car.vdz"), with_stub.spec, {}), engine) as there:
+        for answer, expected in zip(there.stream(photos, batch_size=2), with_stub.stream(photos), strict=True):
+            assert answer.error is None
+            assert answer.masks.rle
+            assert answer.masks.rle == expected.masks.rle
+            np.testing.assert_array_equal(answer.masks.labels, expected.masks.labels)
+            if resize != "tile":
+                np.testing.assert_array_equal(answer.masks.probability(), expected.masks.probability())
+    assert (b"Launch" in shim.shim_calls()) == (resize != "tile")
 
 
 @pytest.fixture
@@ -397,6 +412,9 @@ def test_compiled_kernels_are_kept_for_the_next_process(
     assert len(built) == 1
 
 
+OF_FILE = Bundle(Path("car.vdz"), predictor().spec, {"model.onnx": b"graph"})
+
+
 def write_file(path: Path, of: str, **changes: Any) -> Path:
     data = standin.plan()
     path.write_bytes(data)
@@ -406,7 +424,7 @@ def write_file(path: Path, of: str, **changes: Any) -> Path:
         "library_version": standin.VERSIONS[of][0],
         "precision": "fp16",
         "model": "model.onnx",
-        "model_sha256": "0" * 64,
+        "model_sha256": hashlib.sha256(b"graph").hexdigest(),
         "engine_sha256": hashlib.sha256(data).hexdigest(),
         "engine_size": len(data),
         "inputs": [],
@@ -417,7 +435,7 @@ def write_file(path: Path, of: str, **changes: Any) -> Path:
 
 
 def test_file_with_its_sidecar_is_opened(library: str, tmp_path: Path) -> None:
-    engine = tensorrt.open_file(write_file(tmp_path / "car.engine", library, compute_capabilities=["8.9", "12.0"]))
+    engine = open_file(write_file(tmp_path / "car.engine", library, compute_capabilities=["8.9", "12.0"]), OF_FILE)
     check(engine, images(SMALL))
     assert engine.precision == "fp16"
     engine.close()
@@ -429,6 +447,7 @@ def test_file_with_its_sidecar_is_opened(library: str, tmp_path: Path) -> None:
         ({"library_version": "11.3.0"}, UnsupportedError, "built for .* 11.3.0, here is 1.*; build it again"),
         ({"compute_capabilities": ["12.0"]}, UnsupportedError, r"built for compute capability 12.0, here is Stand-in"),
         ({"gpu": "NVIDIA T4 (7.5)"}, UnsupportedError, r"built for NVIDIA T4 \(7.5\), here is Stand-in GPU \(8.9\)"),
+        ({"model_sha256": "0" * 64}, InputError, "built from another model than the model.onnx of car.vdz"),
         ({"engine_sha256": "0" * 64}, InputError, "not the engine that car.engine.json describes"),
         ({"library": "antigravity"}, InputError, "not the sidecar of an engine .library: "),
         ({"format": 2}, InputError, "not the sidecar of an engine .format: "),
@@ -438,19 +457,19 @@ def test_file_of_another_place_is_refused(
     library: str, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        tensorrt.open_file(write_file(tmp_path / "car.engine", library, **changes))
+        open_file(write_file(tmp_path / "car.engine", library, **changes), OF_FILE)
 
 
 def test_file_without_its_sidecar_is_refused(library: str, tmp_path: Path) -> None:
     path = write_file(tmp_path / "car.engine", library)
     tensorrt_build.sidecar_path(path).unlink()
     with pytest.raises(InputError, match=r"car.engine.json: No such file .*; an engine is read with its sidecar"):
-        tensorrt.open_file(path)
+        open_file(path, OF_FILE)
 
 
 @pytest.mark.parametrize(
     ("facts", "message"),
-    [({"dtype": "BF16"}, "expected an engine from uint8 to float32"), ({"version": "9"}, "of ver")],
+    [({"dtype": "BF16"}, "expected an engine with one uint8 input"), ({"version": "9"}, "of ver")],
 )
 def test_plan_that_does_not_fit_is_refused(library: str, facts: dict[str, Any], message: str) -> None:
     with pytest.raises(EngineError, match=message):

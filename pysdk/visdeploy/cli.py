@@ -5,7 +5,7 @@ Exit codes: 0 ok; 1 a check failed; 2 bad usage, input or bundle; 3 a missing en
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -197,14 +197,37 @@ def val(
 @app.command()
 def export(
     source: Annotated[Path, typer.Argument(help="A run's folder, its model.pt, a bundle, or ONNX with --spec.")],
-    out: Annotated[Path, typer.Option(help="The file to write, such as car.vdz, car.xml or car.pt2.")],
-    format: Annotated[str, typer.Option(help="bundle, openvino or pt2.")] = "bundle",
+    out: Annotated[Path, typer.Option(help="The file to write, such as car.vdz, car.engine, car.xml or car.pt2.")],
+    format: Annotated[str, typer.Option(help="bundle, engine, openvino or pt2.")] = "bundle",
     spec: Annotated[Path | None, typer.Option(help="JSON file: task, labels, size, mean, std, ...")] = None,
     golden: Annotated[Path | None, typer.Option(help="Image, or folder of images, to record answers for.")] = None,
+    precision: Annotated[str, typer.Option(help="Of an engine: auto, fp32, or a variant's.")] = "fp32",
+    compute_capability: Annotated[
+        list[str] | None, typer.Option(metavar="X.Y", help="GPU to build an engine for; may be repeated.")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Let later versions of tensorrt load the engine.")
+    ] = False,
+    hardware_compatible: Annotated[
+        str, typer.Option(help="Let other GPUs run it: ampere+, same (of this compute capability), or none.")
+    ] = "none",
     as_json: AsJson = False,
 ) -> None:
     """Make a bundle and prove it on every engine installed here; or write a bundle's network in another format."""
-    _choice("format", format, ("bundle", "openvino", "pt2"))
+    _choice("format", format, ("bundle", "engine", "openvino", "pt2"))
+    if format == "engine":
+        options = {
+            "precision": precision,
+            "compute_capabilities": [_compute_capability(entry) for entry in compute_capability or ()],
+            "version_compatible": version_compatible,
+            "hardware_compatible": _choice("hardware-compatible", hardware_compatible, ("none", "ampere+", "same")),
+        }
+        return _make_engine(source, out, spec, golden, options, as_json)
+    if compute_capability or version_compatible or hardware_compatible != "none" or precision != "fp32":
+        raise InputError(
+            "[export] --precision, --compute-capability, --version-compatible and --hardware-compatible go with "
+            "--format engine"
+        )
     if format == "bundle":
         report = _make_bundle(source, out, spec, golden)
     else:
@@ -461,6 +484,52 @@ def _as_bundle(source: Path, spec: Path | None, golden: Path | None) -> "Iterato
         made = Path(folder) / "model.vdz"
         _make_bundle(source, made, spec, golden)
         yield Bundle.open(made)
+
+
+def _make_engine(
+    source: Path, out: Path, spec: Path | None, golden: Path | None, options: dict[str, Any], as_json: bool
+) -> None:
+    from visdeploy.engines.tensorrt_build import export_engine
+
+    with _as_bundle(source, spec, golden) as bundle, _share_of_work("building the engine") as progress:
+        made = export_engine(bundle, out, **options, progress=progress)
+    if as_json:
+        print(made.model_dump_json())
+        return
+    capabilities = f"compute capability {', '.join(made.compute_capabilities)}" if made.compute_capabilities else ""
+    target = capabilities or made.gpu or "every GPU of the library"
+    print(f"{out}: {made.engine_size / 1e6:.1f} MB, {made.precision}, for {target}")
+    print(f"built and not run; only {made.library} {made.library_version} reads it; {out}.json describes it")
+
+
+def _compute_capability(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    if not (major.isdecimal() and minor.isdecimal() and len(text) <= 5):
+        raise InputError(f"--compute-capability: expected a number such as 8.9, got {text!r}")
+    return int(major), int(minor)
+
+
+@contextmanager
+def _share_of_work(what: str) -> Iterator[Callable[[str, float], None]]:
+    """Show how much of something is done: a bar on a terminal, else a line per quarter."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    screen = Console(stderr=True)
+    if screen.is_terminal:
+        with Progress(console=screen) as bar:
+            task = bar.add_task(what, total=1.0)
+            yield lambda phase, done: bar.update(task, completed=done, description=f"{what}: {phase}")
+        return
+    said: set[str] = set()
+
+    def say(phase: str, done: float) -> None:
+        line = f"{what}: {phase} {25 * int(4 * done)}%" if done else f"{what}: {phase}"
+        if line not in said:
+            said.add(line)
+            _note(line)
+
+    yield say
 
 
 def _is_bundle(source: Path) -> bool:

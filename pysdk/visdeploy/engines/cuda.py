@@ -125,7 +125,7 @@ class Room:
 class DeviceView:
     """An array in the device's memory that somebody else owns, for ops and frameworks to take where it is.
 
-    It answers to DLPack and to `__cuda_array_interface__`, and is ordered on the stream that the latter names.
+    It answers to DLPack and to `__cuda_array_interface__`, which names the stream that its owner works on.
     """
 
     def __init__(self, runtime: Runtime, shadow: NDArray[Any], stream: int) -> None:
@@ -179,8 +179,7 @@ class DeviceView:
         return _DLPACK_CUDA, 0
 
     def __dlpack__(self, *, stream: int | None = None, **_: Any) -> object:
-        if stream not in (-1, self._stream):
-            self._runtime.cudaStreamSynchronize(self._stream)
+        # Whatever the stream: who made the view has waited for what it shows.
         capsule = self._shadow.__dlpack__()
         get = ctypes.pythonapi.PyCapsule_GetPointer
         get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)

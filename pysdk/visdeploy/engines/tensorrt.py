@@ -12,7 +12,7 @@ from visdeploy.engines.cuda import Device, find_device
 from visdeploy.engines.tensorrt_build import Plan, build, graph_member, read_engine, shapes_of
 from visdeploy.engines.tensorrt_library import INSTALL, Library, open_library
 from visdeploy.engines.tensorrt_run import TensorRtEngine
-from visdeploy.errors import MissingDependencyError, UnsupportedError
+from visdeploy.errors import InputError, MissingDependencyError, UnsupportedError
 
 log = logging.getLogger("visdeploy")
 
@@ -24,6 +24,11 @@ def version() -> str:
         MissingDependencyError: The library, the driver or the GPU is missing; the sentence says how to mend it.
     """
     return _find()[0]
+
+
+def precisions() -> tuple[str, ...]:
+    """Return what it can compute in, from a graph of that type."""
+    return "fp32", "fp16", "int8"
 
 
 def device() -> str:
@@ -87,15 +92,17 @@ def open_engine(bundle: Bundle, *, precision: str, threads: int) -> TensorRtEngi
     return engine
 
 
-def open_file(path: str | Path) -> TensorRtEngine:
-    """Open an engine that `export_engine` wrote, with its sidecar beside it.
+def open_file(path: str | Path, bundle: Bundle) -> TensorRtEngine:
+    """Open an engine that `export_engine` made of a bundle, with its sidecar beside it.
 
     Raises:
-        InputError: The file or its sidecar is missing, or they do not belong together.
+        InputError: The file or its sidecar is missing, they do not belong together, or not to the bundle.
         MissingDependencyError: The library that it is for, the driver or the GPU is missing.
         UnsupportedError: It is for another version of the library, or for another GPU.
     """
     plan = read_engine(path)
+    if hashlib.sha256(bundle.files.get(plan.sidecar.model, b"")).hexdigest() != plan.sidecar.model_sha256:
+        raise InputError(f"{path}: built from another model than the {plan.sidecar.model} of {bundle.path}")
     gpu = _find()[2]
     library = open_library(plan.sidecar.library)
     refuse_foreign(plan, library, gpu, str(path))
@@ -110,7 +117,7 @@ def refuse_foreign(plan: Plan, library: Library, gpu: Device, path: str) -> None
         was, here = f"{made.library} {made.library_version}", library.version
     elif made.compute_capabilities and capability not in made.compute_capabilities:
         was, here = f"compute capability {', '.join(made.compute_capabilities)}", str(gpu)
-    elif made.gpu and made.gpu != str(gpu) and not made.hardware_compatible:
+    elif made.gpu and made.gpu != str(gpu) and made.hardware_compatible == "none":
         was, here = made.gpu, str(gpu)
     else:
         return

@@ -72,7 +72,7 @@ class Sidecar(BaseModel):
         compute_capabilities: GPUs that it was built for, such as "8.9"; empty for what the library takes by itself.
         gpu: The one it was built on; None where it was built without.
         version_compatible: Later versions of the library can load it.
-        hardware_compatible: "", "ampere+" or "same".
+        hardware_compatible: "none", "ampere+" or "same".
     """
 
     model_config = ConfigDict(frozen=True)
@@ -91,7 +91,7 @@ class Sidecar(BaseModel):
     compute_capabilities: tuple[str, ...] = ()
     gpu: str | None = None
     version_compatible: bool = False
-    hardware_compatible: str = ""
+    hardware_compatible: str = "none"
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def export_engine(
     precision: str = "auto",
     compute_capabilities: Sequence[tuple[int, int]] = (),
     version_compatible: bool = False,
-    hardware_compatible: Literal["", "ampere+", "same"] = "",
+    hardware_compatible: Literal["none", "ampere+", "same"] = "none",
     progress: Progress | None = None,
 ) -> Sidecar:
     """Build an engine and write it to `path`, with its sidecar in PATH.json: both, or neither.
@@ -192,7 +192,7 @@ def build(
     device: Device | None,
     compute_capabilities: Sequence[tuple[int, int]] = (),
     version_compatible: bool = False,
-    hardware_compatible: Literal["", "ampere+", "same"] = "",
+    hardware_compatible: Literal["none", "ampere+", "same"] = "none",
     timing: bytes = b"",
     progress: Progress | None = None,
 ) -> Plan:

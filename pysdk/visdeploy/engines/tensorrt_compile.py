@@ -35,7 +35,7 @@ class Options:
         shapes: Smallest, best and largest shape of the input, (B, h, w, 3); for what the graph leaves open.
         compute_capabilities: GPUs to build for, such as "8.9"; none for what the library takes by itself.
         version_compatible: Later versions of the library can load the engine.
-        hardware_compatible: "", "ampere+" (compute capability 8.0 and later) or "same" (this capability).
+        hardware_compatible: "none", "ampere+" (compute capability 8.0 and later) or "same" (this capability).
     """
 
     library: str
@@ -43,7 +43,7 @@ class Options:
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     compute_capabilities: tuple[str, ...] = ()
     version_compatible: bool = False
-    hardware_compatible: str = ""
+    hardware_compatible: str = "none"
 
 
 @dataclass
@@ -125,14 +125,14 @@ def _set_options(library: Library, config: Any, options: Options, log: Any) -> N
     trt = library.module
     if options.precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)
-    if library.ahead_of_time and (options.version_compatible or options.hardware_compatible):
+    if library.ahead_of_time and (options.version_compatible or options.hardware_compatible != "none"):
         raise UnsupportedError(
             f"{library.name} {library.version}: its engines hold for its own version alone, and for the compute "
             "capabilities that are named; version and hardware compatibility need tensorrt"
         )
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if options.hardware_compatible:
+    if options.hardware_compatible != "none":
         level = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}[options.hardware_compatible]
         if not hasattr(trt.HardwareCompatibilityLevel, level):
             raise UnsupportedError(f"{library.name} {library.version}: knows no hardware compatibility {level}")

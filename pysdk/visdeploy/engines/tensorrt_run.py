@@ -20,6 +20,7 @@ from visdeploy.engines.cuda import DeviceView, Room, Runtime
 from visdeploy.engines.tensorrt_compile import make_log
 from visdeploy.engines.tensorrt_library import Library
 from visdeploy.errors import CudaError, EngineError, InputError, UnsupportedError
+from visdeploy.native import cuda_status
 
 LANES: Final = 3
 GRAPHS: Final = 4
@@ -95,6 +96,10 @@ class _Lane:
         self._remember(images.shape, _Seen(answer, graph))
         return answer
 
+    def wait(self) -> None:
+        """Wait for the answer, and let it be known what went wrong on the way."""
+        self._network.runtime.cudaStreamSynchronize(self.stream)
+
     def fetch(self, shape: Shape) -> NDArray[np.float32]:
         """Wait for the answer and return it."""
         cuda = self._network.runtime
@@ -102,7 +107,7 @@ class _Lane:
         self._host_out.grow(size)
         to_host = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         cuda.cudaMemcpyAsync(self._host_out.address, self.device_out.address, size, to_host, self.stream)
-        cuda.cudaStreamSynchronize(self.stream)
+        self.wait()
         return np.array(self._host_out.array(shape, self._network.dtype), np.float32)
 
     def release(self) -> None:
@@ -210,14 +215,10 @@ class TensorRtEngine:
         (source,), (answer,) = inputs, outputs
         self._smallest, _, self._largest = (tuple(shape) for shape in engine.get_tensor_profile_shape(source, 0))
         self._kernels = _Kernels(trt, engine, kernels) if hasattr(trt, "CudaGraphStrategy") else None
-        self._network = _Network(
-            cuda,
-            source,
-            answer,
-            np.dtype(trt.nptype(engine.get_tensor_dtype(answer))),
-            self._context,
-            self._kernels is None,
-        )
+        dtype = np.dtype(trt.nptype(kinds[1]))
+        self._network = _Network(cuda, source, answer, dtype, self._context, captures=self._kernels is None)
+        # Whether the ops can go on where the network ends.
+        self.on_device = dtype == np.float32 and cuda_status()[0] is not None
         self._free: LifoQueue[_Lane | None] = LifoQueue()  # last used first, so that few threads need few lanes
         for _ in range(LANES):
             self._free.put(None)
@@ -231,12 +232,13 @@ class TensorRtEngine:
 
     @contextmanager
     def infer_on_device(self, images: NDArray[np.uint8]) -> Iterator[DeviceView]:
-        """Run one batch and leave the (B, C, h', w') float32 answer on the GPU, where ops and frameworks take it.
+        """Run one batch and leave the (B, C, h', w') answer on the GPU, where ops and frameworks take it.
 
         It is overwritten after the block: whatever reads it must have been put on its stream, or have ended, by then.
         """
         with self._lane(images) as lane:
             shape = lane.start(images)
+            lane.wait()
             yield DeviceView.of(self._network.runtime, lane.device_out.address, shape, self._network.dtype, lane.stream)
 
     def close(self) -> None:
