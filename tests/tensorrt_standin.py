@@ -149,7 +149,7 @@ class Cudart:
 
     def put(self, stream: int, work: Callable[[], Any]) -> None:
         assert stream in self.streams, f"{stream} is no stream of ours; the default one is not to be used"
-        if self.eager:
+        if self.eager and self.streams[stream].capture is None:
             work()
         else:
             self.streams[stream].put(work)
