@@ -21,6 +21,8 @@ from visdeploy.errors import EngineError, InputError
 
 KEY = {"model": "5f2c", "engine": "openvino", "version": "2026.3", "shape": "1x64x64x3"}
 
+LONG = "Intel(R) Xeon(R) Processor of a name that goes on for longer than anybody wants to read"
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -75,6 +77,7 @@ def test_order_of_the_parts_does_not_matter() -> None:
         ({"version": "2026.4"}, "made anew: the cache held it for another version: 2026.3 -> 2026.4"),
         ({"version": "2026.4", "shape": "1"}, "made anew: .* shape: 1x64x64x3 -> 1; version: 2026.3 -> 2026.4"),
         ({"device": "GPU"}, "made anew: the cache held it for another device: none -> GPU"),
+        ({"device": LONG + " avx2 amx"}, "made anew: the cache held it for another device: fma -> amx"),
         ({"model": "77aa"}, "made anew: the cache held nothing of this model"),
         ({"engine": "tensorrt"}, "made anew: the cache held nothing of this model"),
     ],
@@ -82,7 +85,7 @@ def test_order_of_the_parts_does_not_matter() -> None:
 def test_miss_names_what_changed(changes: dict[str, str], note: str) -> None:
     maker = Maker()
     maker.obtain(shape="9x9", version="1")
-    maker.obtain()
+    maker.obtain(**({"device": LONG + " avx2 fma"} if "amx" in changes.get("device", "") else {}))
     text, said = maker.obtain(**changes)
     assert text == "plan"
     assert re.fullmatch(note, said), said

@@ -34,6 +34,8 @@ Blob = NDArray[np.uint8]
 _DEFAULT_LIMIT = "4GB"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _DAY = 86400.0
+# Of what is longer, only the words that changed are shown.
+_READABLE = 80
 
 log = logging.getLogger("visdeploy")
 
@@ -286,11 +288,19 @@ def _changes(key: Mapping[str, str], name: str) -> str:
         return "the cache held nothing of this model"
     nearest = max(same, key=lambda entry: len(entry.key.items() & key.items()))
     changes = [
-        f"{part}: {nearest.key.get(part, 'none'):.60} -> {key.get(part, 'none'):.60}"
+        f"{part}: {_change(nearest.key.get(part, ''), key.get(part, ''))}"
         for part in sorted(nearest.key.keys() | key.keys())
         if nearest.key.get(part) != key.get(part)
     ]
     return f"the cache held it for another {'; '.join(changes)}"
+
+
+def _change(old: str, new: str) -> str:
+    if len(old) + len(new) > _READABLE:
+        before, after = old.split(), new.split()
+        old = " ".join(word for word in before if word not in after)
+        new = " ".join(word for word in after if word not in before)
+    return f"{old[: _READABLE // 2] or 'none'} -> {new[: _READABLE // 2] or 'none'}"
 
 
 @contextmanager

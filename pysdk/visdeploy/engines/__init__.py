@@ -6,8 +6,10 @@ it computes on, `precisions()`, which says what it can compute in there, and `op
 
 import difflib
 import platform
+import re
 import threading
 from collections.abc import Callable, Collection, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -204,12 +206,13 @@ def graph_files(
 
 
 def cpu_name() -> str:
-    """Return the name and instruction sets of the processor."""
-    from visdeploy.native import _core
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({' '.join(_core.isa_names())})"
+    """Return the name of the processor, and the vector instructions that decide what runs on it and how fast."""
+    facts: dict[str, str] = {}
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text()
+        facts.update(re.findall(r"^(model name|flags|Features)\s*: (.*)$", lines, re.MULTILINE))
+    vectors = re.findall(r"\b(?:avx|amx|fma|asimd|sve|bf16|i8mm)\w*", facts.get("flags", facts.get("Features", "")))
+    return " ".join([facts.get("model name") or platform.processor() or platform.machine(), *vectors])
 
 
 def reason(error: BaseException, line: int = -1) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
 from visdeploy import cache
-from visdeploy.engines import Lazy, graph_files, reason
+from visdeploy.engines import Lazy, cpu_name, graph_files, reason
 from visdeploy.errors import EngineError, InputError
 
 # What int8 leaves in floating point stays in full precision.
@@ -30,8 +30,8 @@ def version() -> str:
 
 
 def device() -> str:
-    """Return the name and abilities of the processor, as OpenVINO sees them."""
-    return f"{_core().get_property('CPU', 'FULL_DEVICE_NAME')} ({' '.join(_abilities())})"
+    """Return the name and vector instructions of the processor."""
+    return cpu_name()
 
 
 def precisions() -> tuple[str, ...]:
