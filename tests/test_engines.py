@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,17 @@ PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript":
         ({"device": "cuda"}, UnsupportedError, "device: .* expected auto or cpu, got 'cuda'"),
         ({"num_threads": 0}, InputError, "num_threads: expected 1 to 1024, got 0"),
         ({"num_threads": 1 << 30}, InputError, "num_threads: expected 1 to 1024, got 1073741824"),
-        ({"engine": "onnxruntime", "precision": "bf16"}, UnsupportedError, "onnxruntime computes in fp32 here"),
+        (
+            {"engine": "onnxruntime", "precision": "bf16"},
+            UnsupportedError,
+            "onnxruntime computes in fp32, int8 here, not in bf16",
+        ),
         ({"engine": "torchscript", "precision": "fp16"}, UnsupportedError, "torchscript computes in fp32 here"),
-        ({"engine": "openvino", "precision": "int8"}, UnsupportedError, "openvino computes in fp32.*, not in int8"),
+        (
+            {"engine": "openvino", "precision": "int8"},
+            UnsupportedError,
+            r"street\.vdz holds no int8 variant for openvino; to make one: visdeploy export .* --precision int8 --data",
+        ),
     ],
 )
 def test_wrong_argument_is_named(
@@ -104,6 +114,20 @@ def test_batches_of_any_size_give_the_same_logits(engine: str, binary_bundle: Pa
         assert relative_error(network.infer(images[:size]), single[:size]) <= tolerance.LOGITS["fp32"]
 
 
+def test_lanes_give_the_answers_of_calls(engine: str, binary_bundle: Path) -> None:
+    network = open_engine(engine, Bundle.open(binary_bundle), num_threads=2)
+    assert network.lanes == 2
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 64, 64, 3), np.uint8)
+    expected = [network.infer(pixels) for pixels in images]
+    together = network.infer(images[:3, 0], alone=False)
+    with ThreadPoolExecutor(network.lanes) as lanes:
+        answers = list(lanes.map(partial(network.infer, alone=False), images))
+    # Sums may be cut into pieces by the number of threads, so the last bits may differ.
+    assert max(map(relative_error, answers, expected)) <= tolerance.LOGITS["fp32"]
+    assert relative_error(together, np.concatenate(expected[:3])) <= tolerance.LOGITS["fp32"]
+    network.close()
+
+
 def test_input_may_be_read_only_or_a_view(engine: str, classes_bundle: Path) -> None:
     network = open_engine(engine, Bundle.open(classes_bundle))
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
@@ -128,7 +152,7 @@ def test_openvino_computes_in_what_it_says(binary_bundle: Path, monkeypatch: pyt
             assert reduced.precision == precision
             assert 0 < relative_error(reduced.infer(images), reference) <= tolerance.LOGITS[precision]
     monkeypatch.setattr(openvino.Core, "get_property", lambda core, device, name: ["FP32", "INT8"])
-    with pytest.raises(UnsupportedError, match="openvino computes in fp32 here, not in bf16"):
+    with pytest.raises(UnsupportedError, match="openvino computes in fp32, int8 here, not in bf16"):
         open_engine("openvino", bundle, precision="bf16")
 
 

@@ -10,10 +10,11 @@ from visdeploy.spec import Spec
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image at network size.
+    """One image as the network needs it.
 
     Attributes:
-        pixels: (h, w, 3) uint8 RGB, NumPy's, or on the device of an image that lies on one.
+        pixels: (h, w, 3) uint8 RGB, NumPy's, or on the device of an image that lies on one; of the whole image where
+            `tiling.windows` cuts what the network sees.
         valid: Height and width of the top-left part that is image; the rest is padding.
         source_size: Height and width of the image before resizing.
     """
@@ -35,6 +36,9 @@ def prepare(image: Array, spec: Spec) -> Prepared:
         scale = min(spec.size[0] / source[0], spec.size[1] / source[1])
         valid = max(1, round(source[0] * scale)), max(1, round(source[1] * scale))
         padded = spec.size
+    elif spec.resize == "tile":
+        valid = source
+        padded = max(source[0], spec.size[0]), max(source[1], spec.size[1])
     else:
         valid = source
         padded = -(-source[0] // spec.divisor) * spec.divisor, -(-source[1] // spec.divisor) * spec.divisor

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
-from visdeploy.engines import reason, refuse_precision
+from visdeploy.engines import Lazy, cpu_name, graph_files, reason
 from visdeploy.errors import EngineError
 
 
@@ -17,45 +17,61 @@ def version() -> str:
     return str(onnxruntime.__version__)
 
 
+def device() -> str:
+    """Return the name and instruction sets of the processor."""
+    return cpu_name()
+
+
+def precisions() -> tuple[str, ...]:
+    """Return what it can compute in here."""
+    return ("fp32", "int8")
+
+
 class OnnxRuntimeEngine:
-    """One inference session."""
+    """A session of all threads for a call, and one of one thread for the lanes."""
 
     name = "onnxruntime"
-    lanes = 1
-    precision = "fp32"
 
-    def __init__(self, session: Any, input_name: str) -> None:
+    def __init__(self, bundle: bundles.Bundle, precision: str, file: str, threads: int) -> None:
         self.version = version()
-        self._session = session
-        self._input = input_name
+        self.precision = precision
+        self.notes: list[str] = []
+        self.lanes = threads
+        self._input = bundle.manifest.input_name
+        graph, path = bundle.read(file), bundle.path
+        self._sessions: Lazy[int, Any] = Lazy(lambda threads: _session(graph, threads, str(path)))
+        self._sessions[threads]
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         """Run one batch; see `Engine.infer`."""
+        session = self._sessions[self.lanes if alone else 1]
         try:
-            (logits,) = self._session.run(None, {self._input: images})
+            (logits,) = session.run(None, {self._input: images})
         except Exception as error:  # its exceptions share no base class but Exception
             raise EngineError(f"onnxruntime: inference failed on input {images.shape} ({reason(error)})") from error
         return np.asarray(logits, np.float32)
 
     def close(self) -> None:
-        """Release the session."""
-        self._session = None
+        """Release the sessions."""
+        self._sessions.clear()
 
 
 def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> OnnxRuntimeEngine:
     """Load the bundle's ONNX graph."""
+    (file,) = graph_files(bundle, "onnxruntime", precision, {"fp32": bundles.ONNX}, ("int8",))
+    return OnnxRuntimeEngine(bundle, precision, file, threads)
+
+
+def _session(graph: bytes, threads: int, path: str) -> Any:
     import onnxruntime
 
-    refuse_precision("onnxruntime", precision, ("fp32",))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # its errors are raised here, not printed as well
     # Spinning workers take the cores that decoding and other engines need between two calls.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    model = bundle.read(bundles.ONNX)
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # its exceptions share no base class but Exception
-        raise EngineError(f"onnxruntime: refused {bundle.path} ({reason(error)})") from error
-    return OnnxRuntimeEngine(session, bundle.manifest.input_name)
+        raise EngineError(f"onnxruntime: refused {path} ({reason(error)})") from error

@@ -1,6 +1,7 @@
 """TorchScript through torch: the reference that every other engine is verified against."""
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
-from visdeploy.engines import reason, refuse_precision
+from visdeploy.engines import cpu_name, graph_files, reason
 from visdeploy.errors import EngineError
 
 
@@ -19,6 +20,16 @@ def version() -> str:
     import torch
 
     return str(torch.__version__)
+
+
+def device() -> str:
+    """Return the name and instruction sets of the processor."""
+    return cpu_name()
+
+
+def precisions() -> tuple[str, ...]:
+    """Return what it can compute in here."""
+    return ("fp32",)
 
 
 @contextmanager
@@ -31,15 +42,21 @@ def accepting_deprecation() -> Iterator[None]:
 
 
 class TorchScriptEngine:
-    """One loaded script module."""
+    """One loaded script module.
+
+    torch has one number of threads for the whole process, and starts that many for each thread that calls it. So one
+    call computes at a time, on all of them, and a second lane only prepares and finishes what the first computes.
+    """
 
     name = "torchscript"
-    lanes = 1
+    lanes = 2
     precision = "fp32"
 
     def __init__(self, module: Any) -> None:
         self.version = version()
+        self.notes: list[str] = []
         self._module = module
+        self._lock = threading.Lock()
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         """Run one batch; see `Engine.infer`."""
@@ -48,7 +65,7 @@ class TorchScriptEngine:
         # torch cannot wrap memory that numpy holds read-only, and would warn.
         batch = torch.from_numpy(images if images.flags.writeable else images.copy())
         try:
-            with torch.inference_mode():
+            with self._lock, torch.inference_mode():
                 logits = self._module(batch).float().numpy(force=True)
         except Exception as error:  # its message may not even be UTF-8
             raise EngineError(f"torchscript: inference failed on input {images.shape} ({reason(error)})") from error
@@ -63,9 +80,9 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Torc
     """Load the bundle's script module; `threads` holds for all of torch in this process."""
     import torch
 
-    refuse_precision("torchscript", precision, ("fp32",))
+    (name,) = graph_files(bundle, "torchscript", precision, {"fp32": bundles.TORCHSCRIPT})
     torch.set_num_threads(threads)
-    file = io.BytesIO(bundle.read(bundles.TORCHSCRIPT))
+    file = io.BytesIO(bundle.read(name))
     try:
         with accepting_deprecation():
             module = torch.jit.load(file, map_location="cpu")
