@@ -162,6 +162,37 @@ def test_entry_that_the_engine_refuses_is_made_again() -> None:
     assert maker.built == 2
 
 
+def test_blob_is_written_only_where_it_can_be_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def write() -> bytes:
+        written.append("blob")
+        return b"plan"
+
+    def obtain() -> tuple[str, str]:
+        return cache.obtain(KEY, Maker().use, lambda: ("plan", write))
+
+    with monkeypatch.context() as patch:
+        patch.setenv("VISDEPLOY_CACHE_SIZE", "0")
+        obtain()
+        patch.delenv("VISDEPLOY_CACHE_SIZE")
+        patch.setenv("VISDEPLOY_CACHE", str(Path(__file__)))
+        obtain()
+    assert not written
+    obtain()
+    assert obtain() == ("plan", "taken from the cache")
+    assert written == ["blob"]
+
+
+def test_blob_that_cannot_be_written_costs_only_the_cache() -> None:
+    def fail() -> bytes:
+        raise RuntimeError("no export of this operation")
+
+    text, note = cache.obtain(KEY, Maker().use, lambda: ("plan", fail))
+    assert text == "plan"
+    assert note.endswith("; not kept: no export of this operation")
+
+
 def test_error_of_the_build_is_passed_on_and_leaves_nothing(folder: Path) -> None:
     def fail() -> tuple[str, bytes]:
         raise EngineError("refused car.vdz")

@@ -121,9 +121,9 @@ def _network(source: _Source, threads: int, notes: list[str], purpose: tuple[int
 
         return _Network(_core().import_model(openvino.Tensor(blob, shared_memory=True), "CPU", settings), blob)
 
-    def build() -> tuple[_Network, bytes]:
+    def build() -> tuple[_Network, cache.Content]:
         compiled = _compile(source.graph, shape, settings)
-        return _Network(compiled), compiled.export_model().getvalue()
+        return _Network(compiled), lambda: compiled.export_model().getvalue()
 
     sides = "x".join("?" if side < 0 else str(side) for side in shape)
     try:
