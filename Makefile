@@ -62,7 +62,7 @@ format: .venv/.ready
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 bench: .venv/.rivals
-	for script in bench/bench_*.py bench/ops/bench_*.py; do $(BIN)/python $$script --json bench/results/$$(basename $$script .py).json || exit 1; done
+	for script in bench/bench_*.py bench/ops/bench_*.py bench/serving/bench_*.py; do $(BIN)/python $$script --json bench/results/$$(basename $$script .py).json || exit 1; done
 	$(BIN)/python bench/report.py
 
 wheel: .venv/.ready

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+SERVING = "bench_segmentation"
 # What the README shows: the start of a case's name.
 PICK = (
     "serve 8 images",
@@ -49,6 +49,28 @@ def lines_of(rows: Rows) -> list[str]:
 def table(rows: Rows) -> str:
     head = ["| case | ours, ms | rival | faster by | fastest rival | faster by |", "|---|---:|---|---:|---|---:|"]
     return "\n".join([*head, *lines_of(rows)])
+
+
+def serving_table(rows: Rows) -> str:
+    """A line per precision: images a second, how many times those of each rival, and the share of the ceiling."""
+    rivals = [row["contender"] for row in rows if row["case"] == rows[0]["case"]][1:-1]
+    lines = [
+        f"| {' | '.join(['precision', 'images/s', *(f'faster than {name}' for name in rivals), 'of the ceiling'])} |",
+        f"|---|{'---:|' * (len(rivals) + 2)}",
+    ]
+    for case, group in groupby(rows, key=itemgetter("case")):
+        ours, *others, ceiling = group
+        count, precision = int(case.split()[0]), case.split()[-1]
+        cells = [f"{1e3 * count / ours['median_ms']:.1f}", *(f"{row['ratio']:.2f}×" for row in others)]
+        lines.append(f"| {' | '.join([precision, *cells, format(ceiling['ratio'], '.2f')])} |")
+    return "\n".join(lines)
+
+
+def put(text: str, name: str, table: str) -> str:
+    """Replace what stands between the marks of that name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
 
 
 def heading(document: dict[str, Any]) -> str:
@@ -91,12 +113,12 @@ def main() -> None:
         " the best of all that were tried.",
     ]
     for name, document in documents.items():
-        pages += [f"## {name}", heading(document), table(document["rows"])]
+        written = serving_table if name == SERVING else table
+        pages += [f"## {name}", heading(document), written(document["rows"])]
     (ROOT / "docs" / "benchmarks.md").write_text("\n\n".join(pages) + "\n")
     readme = ROOT / "README.md"
-    head, _, rest = readme.read_text().partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    readme.write_text(f"{head}{BEGIN}\n{table(pick(rows))}\n{END}{tail}")
+    text = put(readme.read_text(), "bench", table(pick(rows)))
+    readme.write_text(put(text, "serving", serving_table(documents[SERVING]["rows"])))
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def _convert_module(
     try:
         # A copy, because the caller's module keeps its device, mode and gradients.
         own = copy.deepcopy(net).cpu().eval().requires_grad_(False)
-        deployable = Deployable(_single_output(own, spec, example), spec).eval()
+        deployable = Deployable(single_output(own, spec, example), spec).eval()
         logits = deployable(torch.from_numpy(example[None].copy())).float().numpy()
     except VisdeployError:
         raise
@@ -178,7 +178,8 @@ def _convert_onnx(path: Path, spec: Spec, example: NDArray[np.uint8]) -> tuple[M
     return manifest, {bundles.ONNX: _with_metadata(graph, manifest)}, engine
 
 
-def _single_output(net: nn.Module, spec: Spec, example: NDArray[np.uint8]) -> nn.Module:
+def single_output(net: nn.Module, spec: Spec, example: NDArray[np.uint8]) -> nn.Module:
+    """Return a module that answers one tensor, given the (h, w, 3) size it is asked for."""
     answer = net(torch.zeros(1, 3, *example.shape[:2]))
     if isinstance(answer, Tensor):
         return net
