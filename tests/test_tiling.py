@@ -204,3 +204,16 @@ def test_overlap_out_of_range_is_refused(overlap: float) -> None:
 def test_windows_are_multiples_of_the_divisor() -> None:
     with pytest.raises(InputError, match="size: height and width must be multiples of 16"):
         spec(size=(40, 48))
+
+
+def test_calibration_takes_windows_from_all_over_the_images() -> None:
+    pytest.importorskip("torch")
+    from visdeploy.calibration import prepare_images
+
+    photo = noise(120, 160)
+    given = spec(size=32)
+    seen = prepare_images([photo] * 9, given, 9).pixels
+    possible = {window.tobytes() for window in tiling.windows(photo, given)}
+    assert {pixels.shape for pixels in seen} == {(32, 32, 3)}
+    assert {pixels.tobytes() for pixels in seen} <= possible
+    assert len({pixels.tobytes() for pixels in seen}) == 9
