@@ -126,6 +126,7 @@ def test_call_and_stream_answer_in_tiles(size: tuple[int, int], labels: list[str
     sure = np.ones(size, bool) if len(labels) == 1 else np.ptp(np.sort(photo, -1)[..., 1:].astype(int), -1) > 0
     called, *streamed = [model(photo), *model.stream([photo] * 5)]
     assert set(model.engine.batches) == {1}
+    assert model.engine.alone == (size == model.spec.size)
     for result in (called, *streamed):
         assert result.masks is not None
         np.testing.assert_array_equal(result.masks.to_numpy()[sure], expected[sure])
@@ -135,6 +136,8 @@ def test_call_and_stream_answer_in_tiles(size: tuple[int, int], labels: list[str
         np.testing.assert_allclose(called.masks.probability(), 1 / (1 + np.exp(0.5 - photo[..., 0] / 255)), atol=1e-6)
         moved = model(photo, threshold=0.6).masks.to_numpy()
         np.testing.assert_array_equal(moved, photo[..., 0] / 255 - 0.5 > np.log(1.5))
+    elif size == model.spec.size:
+        assert called.masks.probability().shape == (3, *size)
     else:
         with pytest.raises(InputError, match="expected an image answered at once"):
             called.masks.probability()
