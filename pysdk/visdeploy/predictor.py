@@ -234,7 +234,7 @@ class Predictor:
 
     def _finish(self, batch: Sequence["_Item"], threshold: float | None, *, alone: bool) -> list[Result]:
         inputs = [item.prepared for item in batch if item.prepared is not None]
-        if self.spec.resize == "tile":
+        if self.spec.resize == "tile" and inputs[0].pixels.shape[:2] != self.spec.size:
             pairs = zip(batch, inputs, strict=True)
             return [self._tiled(item.result, prepared, threshold, alone) for item, prepared in pairs]
         start = time.perf_counter()
