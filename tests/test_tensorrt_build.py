@@ -1,6 +1,8 @@
 """Engines built ahead of time by tensorrt_rtx, for GPUs that are not here; and what other versions are asked for."""
 
 import hashlib
+import json
+import re
 import resource
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from visdeploy import cli
 from visdeploy.bundle import ONNX, Bundle, write
 from visdeploy.engines import tensorrt_build, tensorrt_library
 from visdeploy.engines.cuda import Device
@@ -492,3 +495,68 @@ def test_sidecar_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(InputError, match=r"car\.engine\.json: expected at most"):
         read_engine(tmp_path / "car.engine")
+
+
+@pytest.fixture
+def run(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Call `visdeploy export car.vdz --out car.engine` in this process: exit code, stdout, stderr."""
+    write(tmp_path / "car.vdz", bundle.manifest, bundle.files)
+
+    def call(*options: str) -> tuple[int, str, str]:
+        arguments = ["export", str(tmp_path / "car.vdz"), "--out", str(tmp_path / "car.engine"), *options]
+        monkeypatch.setattr(sys, "argv", ["visdeploy", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_command_line_builds_for_named_gpus(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    wanted = (
+        "--format",
+        "engine",
+        "--precision",
+        "fp16",
+        "--compute-capability",
+        "8.9",
+        "--compute-capability",
+        "12.0",
+    )
+    code, out, err = run(*wanted, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((tmp_path / "car.engine.json").read_text())
+    assert json.loads(out)["compute_capabilities"] == ["8.9", "12.0"]
+    lines = err.splitlines()
+    assert lines[0] == "building the engine: parsing"
+    assert lines[-1] == "building the engine: building 100%"
+    assert len(lines) <= 6
+    code, out, _ = run(*wanted)
+    assert code == 0
+    assert "fp16, for compute capability 8.9, 12.0" in out
+    assert "built and not run" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--format", "engine", "--compute-capability", "9.0"], 2, "GPUs of data centres take tensorrt"),
+        (["--format", "engine", "--compute-capability", "SM89"], 2, "expected a number such as 8.9, got 'SM89'"),
+        (["--format", "engine", "--precision", "bf16"], 2, "has no bf16 variant"),
+        (["--format", "engine", "--hardware-compatible", "all"], 2, "expected none or ampere. or same, got 'all'"),
+        (["--format", "engine", "--version-compatible"], 2, "need tensorrt"),
+        (["--format", "engin"], 2, "did you mean 'engine'"),
+        (["--format", "openvino", "--compute-capability", "8.9"], 2, "go with --format engine"),
+    ],
+)
+def test_command_line_mistakes(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, options: list[str], code: int, message: str
+) -> None:
+    ended, _, err = run(*options)
+    assert ended == code
+    assert re.search(message, err)
+    assert "Traceback" not in err
+    assert [file.name for file in tmp_path.iterdir()] == ["car.vdz"]
