@@ -146,8 +146,8 @@ def test_auto_is_fp16_where_the_bundle_accepted_it(bundle: Bundle) -> None:
 
 
 def test_precision_without_a_graph_names_the_command(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"no bf16 variant for tensorrt.*visdeploy export .* --precision bf16"):
-        export_engine(bundle, tmp_path / "car.engine", precision="bf16")
+    with pytest.raises(UnsupportedError, match=r"no fp16 variant for tensorrt.*visdeploy export .* --precision fp16"):
+        export_engine(replace(bundle, manifest=Manifest.parse(SPEC)), tmp_path / "car.engine", precision="fp16")
 
 
 @pytest.mark.parametrize(
@@ -545,7 +545,7 @@ def test_command_line_builds_for_named_gpus(run: Callable[..., tuple[int, str, s
     [
         (["--format", "engine", "--compute-capability", "9.0"], 2, "GPUs of data centres take tensorrt"),
         (["--format", "engine", "--compute-capability", "SM89"], 2, "expected a number such as 8.9, got 'SM89'"),
-        (["--format", "engine", "--precision", "bf16"], 2, "has no bf16 variant"),
+        (["--format", "engine", "--precision", "bf16"], 2, "tensorrt computes in fp32, fp16, int8 here, not in bf16"),
         (["--format", "engine", "--hardware-compatible", "all"], 2, "expected none or ampere. or same, got 'all'"),
         (["--format", "engine", "--version-compatible"], 2, "need tensorrt"),
         (["--format", "engin"], 2, "did you mean 'engine'"),

@@ -201,7 +201,17 @@ def export(
     format: Annotated[str, typer.Option(help="bundle, engine, openvino or pt2.")] = "bundle",
     spec: Annotated[Path | None, typer.Option(help="JSON file: task, labels, size, mean, std, ...")] = None,
     golden: Annotated[Path | None, typer.Option(help="Image, or folder of images, to record answers for.")] = None,
-    precision: Annotated[str, typer.Option(help="Of an engine: auto, fp32, or a variant's.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32; with it fp16, bf16, int8; or auto: all that keep the metric of --data.")
+    ] = "fp32",
+    data: Annotated[Path | None, typer.Option(help="Images and masks to calibrate and measure on.")] = None,
+    data_format: Format = "auto",
+    masks: Masks = None,
+    max_drop: Annotated[float, typer.Option(help="Largest drop of Dice or mean IoU.")] = 0.005,
+    calibration: Annotated[int, typer.Option(help="Images that int8 takes its ranges from.")] = 64,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="To make variants for; may be repeated; default, all.")
+    ] = None,
     compute_capability: Annotated[
         list[str] | None, typer.Option(metavar="X.Y", help="GPU to build an engine for; may be repeated.")
     ] = None,
@@ -223,10 +233,9 @@ def export(
             "hardware_compatible": _choice("hardware-compatible", hardware_compatible, ("none", "ampere+", "same")),
         }
         return _make_engine(source, out, spec, golden, options, as_json)
-    if compute_capability or version_compatible or hardware_compatible != "none" or precision != "fp32":
+    if compute_capability or version_compatible or hardware_compatible != "none":
         raise InputError(
-            "[export] --precision, --compute-capability, --version-compatible and --hardware-compatible go with "
-            "--format engine"
+            "[export] --compute-capability, --version-compatible and --hardware-compatible go with --format engine"
         )
     if format == "bundle":
         report = _make_bundle(source, out, spec, golden)
@@ -540,6 +549,12 @@ def _open_data(path: Path, format: str, masks: str | None) -> "Dataset":
     from visdeploy import data
 
     return data.open(path, format=format, **({} if masks is None else {"masks": masks}))
+
+
+def _labelled_or_plain(path: Path, format: str, masks: str | None) -> "Dataset | list[Path]":
+    """Read a data set; a folder that holds nothing but images is one without labels."""
+    plain = path.is_dir() and not any(entry.is_dir() for entry in path.iterdir()) and any(path.iterdir())
+    return _images([path]) if plain and format == "auto" and masks is None else _open_data(path, format, masks)
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:

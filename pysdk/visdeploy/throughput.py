@@ -180,7 +180,9 @@ def compete(
         InputError: An argument is out of range, or an image cannot be decoded.
         MissingDependencyError: No engine is installed, or one that was named is not.
     """
-    check_arguments(batches, clients, duration)
+    _check_arguments(batches, clients, duration)
+    if not images:
+        raise InputError("[benchmark] images: expected at least one, got none")
     say = progress or (lambda line: None)
     not_run: list[NotRun] = []
     loaded: list[Loaded] = []
@@ -198,12 +200,9 @@ def compete(
     return Figures(str(bundle.path), digest(bundle), cpu_model(), tuple(entries), tuple(not_run))
 
 
-def check_arguments(batches: Sequence[int], clients: int, duration: float) -> None:
-    """Raise InputError for what nothing can be measured with."""
-    if not batches or min(batches) < 1:
-        raise InputError(
-            f"[benchmark] batch: expected sizes of at least 1, got {', '.join(map(str, batches)) or 'none'}"
-        )
+def _check_arguments(batches: Sequence[int], clients: int, duration: float) -> None:
+    if not batches or not all(1 <= batch <= _MAX_BATCH for batch in batches):
+        raise InputError(f"[benchmark] batch: expected sizes from 1 to {_MAX_BATCH}, got {list(batches)}")
     if not 1 <= clients <= _MAX_CLIENTS:
         raise InputError(f"[benchmark] clients: expected 1 to {_MAX_CLIENTS}, got {clients}")
     if not (math.isfinite(duration) and duration > 0):

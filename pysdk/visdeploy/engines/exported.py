@@ -88,6 +88,7 @@ class TorchExportEngine:
         torch.set_num_threads(cpu_quota())
         self.version = str(torch.__version__)
         self._lock = threading.Lock()
+        self.notes: list[str] = []
         try:
             with _quiet():
                 self._module: Any = torch.export.load(io.BytesIO(data)).module()

@@ -19,16 +19,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import visdeploy
 from visdeploy import errors
 from visdeploy.bundle import ONNX, Bundle
-from visdeploy.engines import reason, tensorrt_library
+from visdeploy.engines import graph_files, reason, tensorrt_library
 from visdeploy.engines.cuda import Device, find_device
 from visdeploy.engines.tensorrt_compile import Options, to_json
-from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
+from visdeploy.errors import EngineError, InputError, MissingDependencyError
 from visdeploy.spec import Manifest
 from visdeploy.whole_file import whole_file
 
 Progress = Callable[[str, float], None]
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, Shape, Shape]
+
+PRECISIONS: Final = ("fp32", "fp16", "int8")
+"""What export makes graphs for."""
 
 _MAX_SIDECAR: Final = 1 << 20
 
@@ -215,7 +218,7 @@ def build(
         "library": library,
         "precision": precision,
         "model": member,
-        "model_sha256": hashlib.sha256(graph).hexdigest(),
+        "model_sha256": bundle.sha256(member),
         "engine_sha256": hashlib.sha256(data).hexdigest(),
         "engine_size": len(data),
         "compute_capabilities": options.compute_capabilities,
@@ -241,15 +244,7 @@ def graph_member(bundle: Bundle, precision: str) -> str:
     Raises:
         UnsupportedError: It has none.
     """
-    if precision == "fp32":
-        return ONNX
-    for variant in bundle.manifest.variants:
-        if variant.engine == "tensorrt" and variant.precision == precision and variant.files:
-            return variant.files[0]
-    raise UnsupportedError(
-        f"[load] precision: {bundle.path} has no {precision} variant for tensorrt; make one: "
-        f"visdeploy export {bundle.path} --precision {precision} --out {bundle.path}"
-    )
+    return graph_files(bundle, "tensorrt", precision, {"fp32": ONNX}, PRECISIONS[1:])[0]
 
 
 def shapes_of(spec: Manifest) -> Shapes:

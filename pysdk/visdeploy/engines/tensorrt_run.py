@@ -181,7 +181,6 @@ class TensorRtEngine:
 
     name = "tensorrt"
     lanes = LANES
-    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -194,6 +193,7 @@ class TensorRtEngine:
     ) -> None:
         self.version = f"{library.name} {library.version}"
         self.precision = precision
+        self.notes: list[str] = []
         cuda, trt = Runtime(), library.module
         self._log = make_log(trt)
         self._runtime = trt.Runtime(self._log)
