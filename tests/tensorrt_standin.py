@@ -256,6 +256,9 @@ class Engine:
     def get_tensor_dtype(self, name: str) -> str:
         return "UINT8" if name == "images" else self.facts.get("dtype", "FLOAT")
 
+    def get_tensor_shape(self, name: str) -> Any:
+        return self.facts.get("shape", [-1, -1, -1, 3])
+
     def get_tensor_profile_shape(self, name: str, index: int) -> Any:
         return [(1, 1, 1, 3), (1, 64, 64, 3), (self.facts["max_batch"], 128, 128, 3)]
 
@@ -305,6 +308,7 @@ def runtime_module(cudart: Cudart, version: str, *, rtx: bool) -> Any:
             self.log = log
 
         def deserialize_cuda_engine(self, plan: Any) -> Engine | None:
+            assert cudart.cudaGetDevice()[1] == 0  # type: ignore[index]
             facts = json.loads(bytes(plan))
             if facts["version"] not in (None, version):
                 self.log.log("ERROR", f"the plan is of version {facts['version']}, expected {version}")

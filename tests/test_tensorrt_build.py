@@ -205,6 +205,20 @@ def test_refused_graph_is_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
+def test_weights_in_other_files_are_not_read(bundle: Bundle, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load_from_string(node_graph("Identity"))
+    weights = onnx.TensorProto(name="weights", data_type=1, dims=[3, 8, 8], data_location=onnx.TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value=str(tmp_path / "secret"))
+    (tmp_path / "secret").write_bytes(bytes(4 * 3 * 8 * 8))
+    graph.graph.initializer.append(weights)
+    graph.graph.node[0].CopyFrom(onnx.helper.make_node("Add", ["images", "weights"], ["logits"]))
+    with pytest.raises(EngineError, match="Failed to import initializer"):
+        export_engine(
+            replace(bundle, files={ONNX: graph.SerializeToString()}), tmp_path / "car.engine", precision="fp32"
+        )
+
+
 def test_cut_graph_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     whole = bundle.read(ONNX)
     broken = replace(bundle, files={ONNX: whole[: len(whole) // 2]})

@@ -252,16 +252,33 @@ def test_closing_waits_for_calls_that_run(library: str, cudart: standin.Cudart) 
     assert sum(cudart.live().values()) == 0
 
 
-def test_works_on_its_own_device_whatever_the_thread_has_chosen(engine: TensorRtEngine, cudart: standin.Cudart) -> None:
+def test_works_on_its_own_device_whatever_the_thread_has_chosen(library: str, cudart: standin.Cudart) -> None:
     cudart.device.index = 3
+    engine = TensorRtEngine(open_library(library), standin.plan(), "fp32")
     check(engine, images(SMALL))
+    with pytest.raises(ZeroDivisionError), engine.infer_on_device(images(SMALL)):
+        raise ZeroDivisionError
+    check(engine, images(SMALL))
+    engine.close()
     chosen = [call[1] for call in cudart.calls if call[0] == "cudaSetDevice"]
-    assert chosen == [0, 3]
+    assert chosen == [0, 3] * 5
+    frees = [k for k, call in enumerate(cudart.calls) if call[0] in ("cudaFree", "cudaStreamDestroy")]
+    before = [[call[1] for call in cudart.calls[:k] if call[0] == "cudaSetDevice"][-1] for k in frees]
+    assert set(before) == {0}
+
+
+def test_engine_of_one_shape_takes_that_alone(library: str) -> None:
+    engine = TensorRtEngine(open_library(library), standin.plan(shape=list(SMALL)), "fp32")
+    check(engine, images(SMALL))
+    with pytest.raises(InputError, match=r"prepared for images from \(1, 4, 6, 3\) to \(1, 4, 6, 3\), got"):
+        engine.infer(images(LARGE))
+    engine.close()
 
 
 def test_device_view_is_the_answer_where_it_lies(engine: TensorRtEngine, cudart: standin.Cudart) -> None:
     batch = images((2, 4, 6, 3))
     with engine.infer_on_device(batch) as logits:
+        assert not any(stream.work for stream in cudart.streams.values())
         assert (logits.shape, len(logits), logits.__dlpack_device__()) == ((2, 1, 4, 6), 2, (2, 0))
         view = logits[1][:, :3, 2:]
         assert view.shape == (1, 3, 4)
@@ -270,6 +287,10 @@ def test_device_view_is_the_answer_where_it_lies(engine: TensorRtEngine, cudart:
         assert interface["stream"] in cudart.streams
         assert (interface["typestr"], interface["strides"]) == ("<f4", (96, 24, 4))
         assert interface["data"][0] == logits.__cuda_array_interface__["data"][0] + 96 + 8
+        capsule = view.__dlpack__(stream=1)
+        tensor = cuda_arrays.tensor_in(capsule)
+        assert (tensor.device_type, tensor.device_id, tensor.data) == (2, 0, interface["data"][0])
+        assert ([*tensor.shape[:3]], [*tensor.strides[:3]]) == ([1, 3, 4], [24, 6, 1])
         with pytest.raises(TypeError, match="expected integers and slices, got list"):
             logits[[0, 1]]
 

@@ -79,6 +79,7 @@ def open_engine(bundle: Bundle, *, precision: str, threads: int) -> TensorRtEngi
         return TensorRtEngine(library, data, precision, kernels=kernels)
 
     def make() -> tuple[TensorRtEngine, bytes]:
+        log.info("%s: %s builds a %s engine for %s, which may take minutes", bundle.path, name, precision, gpu)
         measured = {part: key[part] for part in ("engine", "version", "device")} | {"model": "timing of any"}
         plan = build(bundle, library=name, precision=precision, device=gpu, timing=cache.find(measured) or b"")
         if plan.timing:
