@@ -246,6 +246,7 @@ class Engine:
         self.cudart, self.facts = cudart, facts
         self.channels = facts["channels"]
         self.contexts: list[Context] = []
+        self.making = threading.Lock()
 
     def get_tensor_name(self, index: int) -> str:
         return ("images", "logits")[index]
@@ -265,8 +266,12 @@ class Engine:
     def create_execution_context(self, config: Any = None) -> Context | None:
         if self.cudart.failing.get("create_execution_context", 1) == 0:
             return None
-        self.contexts.append(Context(self, config))
-        return self.contexts[-1]
+        assert self.making.acquire(blocking=False), "two contexts are made at a time"
+        threading.Event().wait(0.001)  # lets another thread in
+        context = Context(self, config)
+        self.contexts.append(context)
+        self.making.release()
+        return context
 
     def create_runtime_config(self) -> Any:
         return RuntimeConfig()

@@ -87,8 +87,8 @@ def open_engine(bundle: Bundle, *, precision: str, threads: int) -> TensorRtEngi
         return use(plan.data), plan.data
 
     engine, sentence = cache.obtain(key, use, make)
-    engine.notes = [f"{precision} engine of {library.name}: {sentence}"]
-    log.info("%s", engine.notes[0])
+    engine.notes.append(f"{precision} engine of {library.name}: {sentence}")
+    log.info("%s", engine.notes[-1])
     return engine
 
 

@@ -253,7 +253,7 @@ def shapes_of(spec: Manifest) -> Shapes:
     The size is fixed unless images keep theirs; then up to `max_size`, or twice `size` where the spec names none.
     """
     small, best, large = spec.size, spec.size, spec.size
-    if spec.resize not in ("stretch", "letterbox"):
+    if spec.resize == "native":
         limit = spec.max_size or (2 * spec.size[0], 2 * spec.size[1])
         small = spec.divisor, spec.divisor
         large = _up(limit[0], spec.divisor), _up(limit[1], spec.divisor)
