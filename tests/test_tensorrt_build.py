@@ -367,6 +367,16 @@ def running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize("name", ["", "nowhere/car.engine"])
+def test_target_is_refused_before_the_build(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tensorrt_build, "build", lambda *_, **__: pytest.fail("nothing was to be built"))
+    with pytest.raises(InputError, match=r"cannot write .*expected the name of a file, in a folder that exists"):
+        export_engine(bundle, name)
+
+
 def test_package_that_is_missing_is_named(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(MissingDependencyError, match=r"built by tensorrt_rtx, .*'visdeploy\[tensorrt-rtx\]'"):
@@ -389,7 +399,10 @@ def test_engine_for_the_gpu_at_hand_is_of_the_library_that_knows_every_gpu(
     assert (made.library, made.gpu, made.compute_capabilities) == ("tensorrt", "NVIDIA H100 (9.0)", ())
     made = export_engine(bundle, tmp_path / "car.engine", precision="fp32", compute_capabilities=[(8, 9)])
     assert (made.library, made.gpu, made.compute_capabilities) == ("tensorrt_rtx", None, ("8.9",))
-    assert [options.library for options in asked] == ["tensorrt", "tensorrt_rtx"]
+    monkeypatch.setattr(tensorrt_library, "installed", lambda: ["tensorrt_rtx"])
+    made = export_engine(bundle, tmp_path / "car.engine", precision="fp32")
+    assert (made.library, made.gpu, made.compute_capabilities) == ("tensorrt_rtx", None, ("9.0",))
+    assert [options.library for options in asked] == ["tensorrt", "tensorrt_rtx", "tensorrt_rtx"]
 
 
 class FakeTensorRt:
@@ -561,7 +574,6 @@ def test_command_line_builds_for_named_gpus(run: Callable[..., tuple[int, str, s
         (["--format", "engine", "--compute-capability", "SM89"], 2, "expected a number such as 8.9, got 'SM89'"),
         (["--format", "engine", "--precision", "bf16"], 2, "there is no bf16 for tensorrt"),
         (["--format", "engine", "--hardware-compatible", "all"], 2, "expected none or ampere. or same, got 'all'"),
-        (["--format", "engine", "--version-compatible"], 2, "need tensorrt"),
         (["--format", "engin"], 2, "did you mean 'engine'"),
         (["--format", "openvino", "--compute-capability", "8.9"], 2, "go with --format engine"),
     ],

@@ -24,7 +24,7 @@ from visdeploy.engines import cuda, open_engine, tensorrt, tensorrt_build, tenso
 from visdeploy.engines.exported import open_file
 from visdeploy.engines.tensorrt_build import Plan, Sidecar
 from visdeploy.engines.tensorrt_library import open_library
-from visdeploy.engines.tensorrt_run import GRAPHS, LANES, TensorRtEngine
+from visdeploy.engines.tensorrt_run import CONTEXTS, GRAPHS, TensorRtEngine
 from visdeploy.errors import CudaError, EngineError, InputError, MissingDependencyError, UnsupportedError
 from visdeploy.predictor import Predictor
 
@@ -163,7 +163,7 @@ def test_threads_share_a_bounded_pool_and_never_a_context(engine: TensorRtEngine
     shapes = [SMALL, LARGE, (3, 5, 5, 3)]
     with ThreadPoolExecutor(8) as pool:  # the stand-in objects to two threads in one context
         list(pool.map(lambda k: check(engine, images(shapes[k % 3], k)), range(120)))
-    assert 1 < len(contexts(engine)) <= LANES
+    assert 1 < len(contexts(engine)) <= CONTEXTS
     of_context: dict[int, set[int]] = {}
     for call in cudart.calls:
         if call[0] == "execute_async_v3":
@@ -173,7 +173,7 @@ def test_threads_share_a_bounded_pool_and_never_a_context(engine: TensorRtEngine
 
 
 def test_waits_for_a_lane_when_all_are_taken(engine: TensorRtEngine) -> None:
-    held = [engine.infer_on_device(images(SMALL)) for _ in range(LANES)]
+    held = [engine.infer_on_device(images(SMALL)) for _ in range(CONTEXTS)]
     for lane in held:
         lane.__enter__()
     done = threading.Event()
@@ -207,18 +207,18 @@ def test_error_on_the_way_leaves_the_pool_whole(
         check(engine, images(SMALL))
         check(engine, images(SMALL))
     for succeeding in (0, 1) if name.startswith("cudaM") else (0,):
-        for _ in range(LANES + 1):
+        for _ in range(CONTEXTS + 1):
             cudart.failing[name] = succeeding
             with pytest.raises(EngineError, match=error):
                 engine.infer(images(LARGE))
             del cudart.failing[name]
     for shape in (SMALL, LARGE, SMALL):
         check(engine, images(shape))
-    assert engine._free.qsize() == LANES
+    assert engine._free.qsize() == CONTEXTS
 
 
 def test_caller_s_exception_inside_the_block_leaves_the_pool_whole(engine: TensorRtEngine) -> None:
-    for _ in range(LANES + 1):
+    for _ in range(CONTEXTS + 1):
         with pytest.raises(ZeroDivisionError), engine.infer_on_device(images(SMALL)):
             raise ZeroDivisionError
     check(engine, images(SMALL))
@@ -384,7 +384,8 @@ def test_cached_engine_is_taken_until_something_changes(
     old, new = standin.VERSIONS[library]
     caplog.set_level(logging.INFO)
     for _ in range(2):
-        engine = open_engine("auto", bundle)  # the first in preference, now that there is a GPU
+        engine = open_engine("auto", bundle, num_threads=7)  # the first in preference, now that there is a GPU
+        assert (engine.lanes, engine.preferred_batch) == (7, 1)
         assert (engine.name, engine.version, engine.precision) == ("tensorrt", f"{library} {old}", "fp32")
         batch = images((2, 64, 64, 3))
         np.testing.assert_array_equal(engine.infer(batch), standin.network(batch)[:, :1])

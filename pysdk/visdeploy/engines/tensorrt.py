@@ -55,7 +55,7 @@ def open_engine(bundle: Bundle, *, precision: str, threads: int) -> TensorRtEngi
     Args:
         bundle: An opened bundle.
         precision: "fp32", or one that the bundle holds a variant for.
-        threads: Not used: the network runs on the GPU.
+        threads: How many lanes there are at least, which decode and find masks; the network runs on the GPU.
 
     Raises:
         MissingDependencyError: The library, the driver or the GPU is missing.
@@ -76,7 +76,7 @@ def open_engine(bundle: Bundle, *, precision: str, threads: int) -> TensorRtEngi
     kernels = key | {"engine": f"{library.name} kernels"}
 
     def use(data: Any) -> TensorRtEngine:
-        return TensorRtEngine(library, data, precision, kernels=kernels)
+        return TensorRtEngine(library, data, precision, threads=threads, kernels=kernels)
 
     def make() -> tuple[TensorRtEngine, bytes]:
         log.info("%s: %s builds a %s engine for %s, which may take minutes", bundle.path, name, precision, gpu)

@@ -22,7 +22,7 @@ from visdeploy.engines.tensorrt_library import Library
 from visdeploy.errors import CudaError, EngineError, InputError, UnsupportedError
 from visdeploy.native import cuda_status
 
-LANES: Final = 3
+CONTEXTS: Final = 3
 GRAPHS: Final = 4
 """Shapes of which a lane keeps a CUDA graph."""
 
@@ -180,7 +180,6 @@ class TensorRtEngine:
     """A deserialised engine and a pool of lanes, made when they are first needed."""
 
     name = "tensorrt"
-    lanes = LANES
 
     def __init__(
         self,
@@ -188,12 +187,15 @@ class TensorRtEngine:
         plan: Any,
         precision: str,
         *,
+        threads: int = CONTEXTS,
         kernels: dict[str, str] | None = None,
         trusted_code: bool = False,
     ) -> None:
         self.version = f"{library.name} {library.version}"
         self.precision = precision
         self.notes: list[str] = []
+        # Lanes decode and find masks as well, so more of them than run the network at a time keep it busy.
+        self.lanes = max(CONTEXTS, threads)
         cuda, trt = Runtime(), library.module
         self._log = make_log(trt)
         self._runtime = trt.Runtime(self._log)
@@ -213,7 +215,7 @@ class TensorRtEngine:
         # Whether the ops can go on where the network ends.
         self.on_device = dtype == np.float32 and cuda_status()[0] is not None
         self._free: LifoQueue[_Lane | None] = LifoQueue()  # last used first, so that few threads need few lanes
-        for _ in range(LANES):
+        for _ in range(CONTEXTS):
             self._free.put(None)
         self._making, self._closing = threading.Lock(), threading.Lock()
         self._closed = False
@@ -238,7 +240,7 @@ class TensorRtEngine:
         """Wait for calls that are running, and release all that is held."""
         with self._closing, self._network.runtime.on_device(0):
             self._closed = True
-            for lane in [self._free.get() for _ in range(LANES)]:
+            for lane in [self._free.get() for _ in range(CONTEXTS)]:
                 if lane is not None:
                     lane.release()
                 self._free.put(None)
