@@ -45,7 +45,7 @@ def load(
     Args:
         path: A `.vdz` file, or a directory with the same files.
         engine: "openvino", "onnxruntime", "torchscript", or "auto" for the first of these that is installed.
-        device: "auto" or "cpu".
+        device: "auto", "cpu", or "cuda" for the GPU that the process sees first.
         precision: "auto", "fp32", or what the engine offers beside it ("bf16" and "fp16" with OpenVINO).
         num_threads: Threads for one inference; default, the container's CPU quota.
 
