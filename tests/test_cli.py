@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from visdeploy import cli, image, mask
+from visdeploy.engines import NAMES
 
 
 @pytest.fixture
@@ -96,10 +98,54 @@ def test_a_missing_engine_says_what_to_install(run, binary_bundle, monkeypatch):
     assert run("check")[0] == 0
 
 
-def test_check_as_json_names_every_engine(run):
+def test_check_explains_this_machine(run):
     code, out, _ = run("check", "--json")
     assert code == 0
-    assert {entry["name"] for entry in json.loads(out)["engines"]} == {"openvino", "onnxruntime", "torchscript"}
+    found = json.loads(out)
+    assert {entry["name"] for entry in found["engines"]} == set(NAMES)
+    assert all("fp32" in entry["precisions"] for entry in found["engines"] if entry["version"])
+    assert found["isa"] in found["isa_found"]
+    assert 1 <= found["cpus"] <= found["cpus_present"]
+    assert set(found["pays"]) == {"bf16", "fp16", "int8"}
+    assert {"numpy", "opencv-python"} <= set(found["libraries"])
+    said = run("check")[1]
+    for part in ("openvino", "CPUs for this process", "in use; found: scalar", "CUDA kernels", "extras"):
+        assert part in said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_adapter_says_what_it_can_compute_in(name):
+    assert callable(import_module(f"visdeploy.engines.{name}").precisions)
+
+
+def test_check_says_what_to_install(run, monkeypatch):
+    from importlib import metadata
+
+    version = metadata.version
+
+    def without_nncf(package: str) -> str:
+        if package == "nncf":
+            raise metadata.PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr("visdeploy.check.metadata.version", without_nncf)
+    assert "nncf missing: pip install 'visdeploy[quantize]'" in run("check")[1]
+    for name in NAMES:
+        monkeypatch.setitem(sys.modules, "torch" if name == "torchscript" else name, None)
+    code, out, err = run("check")
+    assert code == 3
+    assert "pip install 'visdeploy[onnxruntime]'" in out
+    assert "no engine can run here" in err
+
+
+def test_precisions_are_said_to_pay_where_the_processor_has_them(monkeypatch):
+    from visdeploy import check
+
+    monkeypatch.setattr(check, "cpu_flags", lambda: frozenset({"avx2", "avx512_vnni"}))
+    found = check.check()
+    assert found.pays == {"bf16": (), "fp16": (), "int8": ("avx512_vnni",)}
+    assert any("int8" in line and "pays here: avx512_vnni" in line for line in found.lines())
+    assert any("bf16" in line and "gains little" in line for line in found.lines())
 
 
 def test_inspect_and_verify(run, binary_bundle):
@@ -167,14 +213,98 @@ def test_unwritable_output(run, binary_bundle, photo_folder, tmp_path):
     assert "cannot write" in err
 
 
-def test_benchmark_and_its_gate(run, binary_bundle):
-    code, out, _ = run("benchmark", binary_bundle, "--rounds", 2, "--json")
+def test_benchmark_and_its_gate(run, binary_bundle, tmp_path):
+    quick = ["--duration", 0.01, "--batch", "2", "--clients", 2]
+    code, out, _ = run("benchmark", binary_bundle, *quick, "--json")
     assert code == 0
-    assert set(json.loads(out)[0]["stages"]) == {"decode", "resize", "infer", "postprocess", "total"}
-    code, out, err = run("benchmark", binary_bundle, "--rounds", 2, "--min", 1e9)
+    document = json.loads(out)
+    assert [entry["engine"] for entry in document["entries"]] == ["openvino", "onnxruntime", "torchscript"]
+    for entry in document["entries"]:
+        assert set(entry["stages"]) == {"decode", "resize", "infer", "postprocess", "total"}
+        assert (entry["changed"], entry["dice"]) == (0, 1)
+        assert entry["streamed"]["2"] > 0
+    (tmp_path / "base.json").write_text(out)
+    code, out, err = run("benchmark", binary_bundle, *quick, "--min", 1e9, "--engine", "openvino")
     assert code == 1
     assert "images/s, below" in err
     assert "p50" in out
+
+
+def test_benchmark_against_a_baseline(run, binary_bundle, tmp_path, monkeypatch):
+    from test_benchmark import measured
+    from visdeploy.bundle import Bundle
+    from visdeploy.throughput import Figures, digest
+
+    def pretend(**milliseconds: float) -> None:
+        found = Figures("car.vdz", digest(Bundle.open(binary_bundle)), "a processor", tuple(measured(**milliseconds)))
+        monkeypatch.setattr("visdeploy.throughput.compete", lambda *arguments, **options: found)
+
+    pretend(openvino=4, onnxruntime_int8=2)
+    (tmp_path / "base.json").write_text(run("benchmark", binary_bundle, "--json")[1])
+    code, _, err = run("benchmark", binary_bundle, "--baseline", tmp_path / "base.json")
+    assert (code, err) == (0, f"no slower than {tmp_path / 'base.json'}\n")
+    pretend(openvino=4, onnxruntime_int8=2.6)
+    code, out, err = run("benchmark", binary_bundle, "--baseline", tmp_path / "base.json")
+    assert code == 1
+    assert "onnxruntime int8, single calls: 1.54 times the reference, was 2" in err
+    assert "0.0020 dice" in out
+    assert run("benchmark", binary_bundle, "--baseline", tmp_path / "base.json", "--tolerance", 0.3)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batch", "0"], "batch: expected sizes from 1"),
+        (["--batch", "1.5"], "expected whole numbers"),
+        (["--batch", "inf"], "expected whole numbers"),
+        (["--clients", 0], "clients: expected 1"),
+        (["--duration", -1], "duration: expected seconds above 0"),
+        (["--tolerance", 1], "tolerance: expected a share"),
+        (["--baseline", "nowhere.json"], "cannot read nowhere.json"),
+        (["--engine", "opnvino"], "did you mean 'openvino'"),
+        (["--precision", "fp31"], "precision: expected auto, fp32"),
+    ],
+)
+def test_mistakes_in_a_benchmark_are_one_sentence(run, binary_bundle, arguments, said):
+    code, _, err = run("benchmark", binary_bundle, *arguments)
+    assert code == 2
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_verify_names_what_drifted_and_what_cannot_run(run, binary_bundle, photo_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, out, _ = run("verify", binary_bundle, "--images", photo_folder, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert [entry["what"] for entry in report["not_run"]] == [str(photo_folder / "b.jpg"), "onnxruntime"]
+    (own,) = [row for row in report["rows"] if row["stage"] == "own images"]
+    assert (own["engine"], own["changed"], own["pixels"]) == ("openvino", 0, 2 * 50 * 70)
+    code, out, _ = run("verify", binary_bundle, "--engine", "all", "--precision", "all")
+    assert code == 0
+    assert "not run here: onnxruntime: " in out
+    assert "pip install 'visdeploy[onnxruntime]'" in out
+
+
+def test_export_in_another_format_and_verify_the_file(run, binary_bundle, tmp_path):
+    code, out, err = run("export", binary_bundle, "--format", "openvino", "--out", tmp_path / "car.xml")
+    assert code == 0, err
+    assert "openvino fp32, car.xml" in out
+    code, out, _ = run("verify", binary_bundle, "--file", tmp_path / "car.xml", "--file", tmp_path / "car.xml")
+    assert code == 0
+    assert out.count("end to end") == 2
+    (tmp_path / "car.bin").write_bytes(b"")
+    code, _, err = run("verify", binary_bundle, "--file", tmp_path / "car.xml")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    for arguments, said in (
+        (["--format", "openvion", "--out", "car.xml"], "did you mean 'openvino'"),
+        (["--format", "pt2", "--out", "car.pt2"], "names no visdeploy architecture"),
+        (["--out", "car.vdz"], "is a bundle already"),
+    ):
+        code, _, err = run("export", binary_bundle, *arguments)
+        assert code == 2
+        assert said in err
 
 
 def test_train_export_val_predict(run, tmp_path):
@@ -190,6 +320,9 @@ def test_train_export_val_predict(run, tmp_path):
     assert "8 images to train on, 2 held out, 2 classes" in err
     assert "visdeploy export" in out
     assert run("export", tmp_path / "run", "--out", tmp_path / "car.vdz")[0] == 0
+    assert run("export", tmp_path / "run", "--out", tmp_path / "car.xml", "--format", "openvino")[0] == 0
+    code, out, _ = run("export", tmp_path / "car.vdz", "--out", tmp_path / "car.pt2", "--format", "pt2", "--json")
+    assert (code, json.loads(out)["rows"][3]["file"]) == (0, "car.pt2")
     code, out, _ = run("val", tmp_path / "car.vdz", "--data", tmp_path / "scenes", "--json")
     assert code == 0
     assert 0 <= json.loads(out)["dice"] <= 1

@@ -14,15 +14,23 @@ PACKAGE = ROOT / "pysdk" / "visdeploy"
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "native", "tolerance", "metrics", "whole_file"},
+    {"errors", "native", "tolerance", "metrics", "whole_file", "lanes", "machine"},
     {"spec", "mask", "ops", "image"},
-    {"bundle", "types", "preprocess"},
-    {"postprocess"},
+    {"bundle", "types", "preprocess", "tiling"},
+    {"postprocess", "cache"},
     {"engines", "golden"},
     {"predictor"},
-    {"benchmark", "gpu_check", "verify", "prediction_files"},
+    {"benchmark", "gpu_check", "verify", "prediction_files", "openvino_ir", "throughput", "regression", "check"},
 )
-TRAINING = ({"data"}, {"models"}, {"train"}, {"calibration", "quantize"}, {"precision"}, {"export", "onnx_graph"})
+TRAINING = (
+    {"data"},
+    {"models"},
+    {"train"},
+    {"calibration", "quantize"},
+    {"precision"},
+    {"export", "onnx_graph"},
+    {"pt2"},
+)
 RUNTIME = set().union(*LAYERS)
 # These join the two halves, and import the training side only inside what needs it.
 COMMANDS = {"cli", "demo", "evaluate", "tables", "__main__", "__init__"}
@@ -109,7 +117,7 @@ def test_native_module_is_imported_in_few_places() -> None:
     users = {
         module_of(path) for path, tree in sources().items() if any(name.endswith("._core") for name in imported(tree))
     }
-    assert users == {"native", "ops", "mask", "engines", "gpu_check"}
+    assert users == {"native", "ops", "mask", "engines", "gpu_check", "machine"}
 
 
 def test_reference_is_for_tests_and_benches() -> None:

@@ -9,14 +9,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import stub
 import visdeploy as vd
 from conftest import ENGINES
 from visdeploy import golden as goldens
 from visdeploy import image, tolerance
 from visdeploy.bundle import GOLDEN, ONNX, TORCHSCRIPT, Bundle, write
 from visdeploy.engines import NAMES
-from visdeploy.errors import BundleError, CheckFailedError, InputError, MissingDependencyError
+from visdeploy.errors import (
+    BundleError,
+    CheckFailedError,
+    InputError,
+    MissingDependencyError,
+    UnsupportedError,
+    VisdeployError,
+)
 from visdeploy.golden import Golden
+from visdeploy.spec import Manifest, Variant
 from visdeploy.verify import Report, relative_error, verify
 
 Rebuild = Callable[..., Path]
@@ -182,7 +191,7 @@ def test_reduced_precision_is_held_against_its_own_tolerance(binary_bundle: Path
     openvino = pytest.importorskip("openvino")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16")
-    report = verify(binary_bundle, engines=["openvino"], precision="bf16")
+    report = verify(binary_bundle, engines=["openvino"], precisions=["bf16"])
     network, masks = report.rows[3:]
     assert (network.precision, network.limit) == ("bf16", tolerance.LOGITS["bf16"])
     assert (masks.precision, masks.limit) == ("bf16", tolerance.MASK_PIXELS["bf16"])
@@ -202,8 +211,117 @@ def test_bundle_without_golden_images_cannot_be_verified(rebuild: Rebuild, class
 def test_nothing_to_verify_on_is_an_error(classes_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         monkeypatch.setitem(sys.modules, "torch" if name == "torchscript" else name, None)
-    with pytest.raises(MissingDependencyError, match="none is installed"):
+    with pytest.raises(MissingDependencyError, match="none can run this here"):
         verify(classes_bundle)
+
+
+# Of engines that are stubs, which answer each channel's gray level minus a half, and some of them more than that.
+Answers = dict[tuple[str, str], float | VisdeployError]
+
+
+def stub_bundle(images: list[NDArray[np.uint8]], **fields: Any) -> Bundle:
+    """A bundle whose golden images the stub engine answered."""
+    engine = stub.StubEngine(1, lambda: None)
+    spec = {"task": "segmentation", "labels": ["car"], "size": 64, "mean": 0.5, "std": 0.5} | fields
+    manifest = Manifest.parse(spec)
+    sources = [(image.encode_png(pixels), pixels) for pixels in images]
+    packed = goldens.pack(goldens.record(sources, manifest, engine.infer))
+    return Bundle(Path("stub.vdz"), manifest, {GOLDEN: packed, TORCHSCRIPT: b""})
+
+
+@pytest.fixture
+def stubs(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    """By engine and precision: what it adds to every logit, or the error that opening it raises; 0 where absent."""
+    answers: Answers = {}
+
+    def open_stub(name: str, bundle: Bundle, *, precision: str, num_threads: int | None = None) -> stub.StubEngine:
+        answer = answers.get((name, precision), 0.0)
+        if isinstance(answer, VisdeployError):
+            raise answer
+        engine = stub.StubEngine(1, lambda: None)
+        exact = engine.infer
+        engine.infer = lambda images, **options: exact(images) + np.float32(answer)  # type: ignore[method-assign]
+        engine.name, engine.precision = name, precision
+        return engine
+
+    monkeypatch.setattr("visdeploy.verify.NAMES", ("openvino", "onnxruntime", "torchscript"))
+    monkeypatch.setattr("visdeploy.verify.open_engine", open_stub)
+    return answers
+
+
+def flat(red: int, changed: int = 0) -> NDArray[np.uint8]:
+    """An image of one red level, of which so many pixels are of level 120 instead, no car by a little."""
+    pixels = np.full((64, 64, 3), red, np.uint8)
+    pixels.reshape(-1, 3)[:changed] = 120
+    return pixels
+
+
+INT8 = Variant(engine="openvino", precision="int8", accepted=True)
+
+
+def test_every_engine_runs_in_what_the_bundle_accepted_for_it(stubs: Answers) -> None:
+    variants = INT8, INT8.model_copy(update={"precision": "bf16", "accepted": False})
+    variants += (INT8.model_copy(update={"engine": "onnxruntime"}),)
+    stubs["onnxruntime", "int8"] = UnsupportedError("no int8 on this processor")
+    stubs["torchscript", "fp32"] = MissingDependencyError("no torch")
+    report = verify(stub_bundle([flat(200)], variants=variants))
+    assert report.ok
+    ran = [(row.engine, row.precision) for row in report.rows if row.stage == "network"]
+    assert ran == [("openvino", "fp32"), ("openvino", "int8"), ("onnxruntime", "fp32")]
+    assert [(entry.what, entry.why) for entry in report.not_run] == [
+        ("onnxruntime int8", "no int8 on this processor"),
+        ("torchscript", "no torch"),
+    ]
+    assert verify(stub_bundle([flat(200)]), precisions=["bf16"]).rows[3].precision == "bf16"
+
+
+def test_engine_that_was_named_must_run(stubs: Answers) -> None:
+    stubs["onnxruntime", "int8"] = UnsupportedError("no int8 on this processor")
+    with pytest.raises(UnsupportedError, match="no int8"):
+        verify(stub_bundle([flat(200)]), engines=["openvino", "onnxruntime"], precisions=["int8"])
+    for name in ("openvino", "torchscript"):
+        stubs[name, "int8"] = MissingDependencyError(f"no {name}")
+    with pytest.raises(UnsupportedError, match=r"none can run this here\. no openvino; no int8"):
+        verify(stub_bundle([flat(200)]), precisions=["int8"])
+
+
+def test_drifted_precision_is_named_with_its_pixels(stubs: Answers) -> None:
+    stubs["openvino", "int8"] = 0.3  # a fifth of the second image's pixels are that close below the threshold
+    bundle = stub_bundle([flat(200), flat(20, changed=819)], variants=(INT8,))
+    report = verify(bundle)
+    assert drifted(report) == [("network", "openvino"), ("end to end", "openvino")]
+    network, masks = [row for row in report.rows if not row.ok]
+    assert network.error == pytest.approx(0.3, rel=1e-5)
+    assert (masks.changed, masks.pixels, masks.worst) == (819, 2 * 64 * 64, "golden 1")
+    assert masks.error == 819 / 64**2
+    assert masks.dice == 0
+    with pytest.raises(CheckFailedError, match=r"end to end on openvino int8: 0\.2 of the pixels, allowed 0\.05"):
+        report.require()
+
+
+def test_own_images_are_compared_with_torchscript(stubs: Answers, tmp_path: Path) -> None:
+    stubs["openvino", "fp32"] = 0.1
+    paths = [tmp_path / "dark.png", tmp_path / "broken.png", tmp_path / "edge.png"]
+    image.write(paths[0], flat(20))
+    paths[1].write_bytes(b"no image")
+    image.write(paths[2], flat(20, changed=7))
+    report = verify(stub_bundle([flat(250)]), images=paths)
+    assert (report.own_images, report.reference) == (2, "torchscript fp32")
+    openvino, onnxruntime = [row for row in report.rows if row.stage == "own images"]
+    assert (openvino.engine, openvino.changed, openvino.pixels) == ("openvino", 7, 2 * 64 * 64)
+    assert openvino.worst == str(paths[2])
+    assert not openvino.ok
+    assert (onnxruntime.changed, onnxruntime.worst, onnxruntime.dice, onnxruntime.ok) == (0, "", 1, True)
+    assert [entry.what for entry in report.not_run] == [str(paths[1])]
+    with pytest.raises(InputError, match="none of the 1 could be predicted"):
+        verify(stub_bundle([flat(250)]), images=paths[1:2])
+
+
+def test_own_images_without_torch_are_compared_with_onnx(stubs: Answers) -> None:
+    stubs["torchscript", "fp32"] = MissingDependencyError("no torch")
+    report = verify(stub_bundle([flat(250)]), images=[flat(20)])
+    assert report.reference == "onnxruntime fp32"
+    assert [row.engine for row in report.rows if row.stage == "own images"] == ["openvino"]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ Exit codes: 0 ok; 1 a check failed; 2 bad usage, input or bundle; 3 a missing en
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -15,8 +17,10 @@ from visdeploy import __version__
 from visdeploy.errors import CheckFailedError, InputError, MissingDependencyError, VisdeployError
 
 if TYPE_CHECKING:
+    from visdeploy.bundle import Bundle
     from visdeploy.data import Dataset
     from visdeploy.precision import PrecisionOptions
+    from visdeploy.verify import Report
 
 app = typer.Typer(
     name="visdeploy",
@@ -27,11 +31,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+cache_app = typer.Typer(help="Compiled engines, kept under $VISDEPLOY_CACHE.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
 
 Item = TypeVar("Item")
 BundlePath = Annotated[Path, typer.Argument(help="A .vdz file, or a directory with the same files.")]
 Engine = Annotated[str, typer.Option(help="openvino, onnxruntime, torchscript, or auto.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, or what the engine offers beside it.")]
+Engines = Annotated[list[str] | None, typer.Option(help="A name, or all (the default); may be repeated.")]
+Precisions = Annotated[
+    list[str] | None, typer.Option(help="fp32, ..., auto, or all that were accepted (the default); may be repeated.")
+]
 Threads = Annotated[int | None, typer.Option(help="Threads per inference; default, the container's CPU quota.")]
 Data = Annotated[Path, typer.Option(help="Folder of images and masks.")]
 Format = Annotated[str, typer.Option(help="Its format: auto, folder, camvid, carvana.")]
@@ -187,14 +197,13 @@ def val(
 
 @app.command()
 def export(
-    source: Annotated[
-        Path, typer.Argument(help="A run's folder, its model.pt, a bundle, or an ONNX file with --spec.")
-    ],
-    out: Annotated[Path, typer.Option(help="The bundle to write, such as car.vdz.")],
+    source: Annotated[Path, typer.Argument(help="A run's folder, its model.pt, a bundle, or ONNX with --spec.")],
+    out: Annotated[Path, typer.Option(help="The file to write, such as car.vdz, car.xml or car.pt2.")],
+    format: Annotated[str, typer.Option(help="bundle, openvino or pt2.")] = "bundle",
     spec: Annotated[Path | None, typer.Option(help="JSON file: task, labels, size, mean, std, ...")] = None,
     golden: Annotated[Path | None, typer.Option(help="Image, or folder of images, to record answers for.")] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32; with it fp16, bf16, int8; or auto: all that keep the metric of --data.")
+        str, typer.Option(help="fp32; fp16, bf16 or int8 beside it; or auto: all that keep the metric of --data.")
     ] = "fp32",
     data: Annotated[Path | None, typer.Option(help="Images and masks to calibrate and measure on.")] = None,
     data_format: Format = "auto",
@@ -202,38 +211,39 @@ def export(
     max_drop: Annotated[float, typer.Option(help="Largest drop of Dice or mean IoU.")] = 0.005,
     calibration: Annotated[int, typer.Option(help="Images that int8 takes its ranges from.")] = 64,
     engine: Annotated[
-        list[str] | None, typer.Option(help="To make variants for; may be repeated; default, all.")
+        list[str] | None, typer.Option(help="To make variants for; may be repeated; default, every one.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a bundle and prove it on every engine installed here; or add variants of lower precision to one."""
-    from visdeploy.export import add_variants
-    from visdeploy.export import export as make
-
-    images = golden or (source if source.is_dir() else source.parent) / "golden"
+    """Make a bundle and prove it on every engine installed here; add variants of lower precision to a bundle; or write
+    a bundle's network in another format.
+    """
+    _choice("format", format, ("bundle", "openvino", "pt2"))
     wanted: PrecisionOptions | None = None
-    if precision != "fp32":
+    if format != "bundle" and _is_bundle(source):
+        if data is not None:
+            raise InputError(
+                f"[export] --data: {source} is a bundle, whose variants --format {format} takes as they are"
+            )
+    elif precision != "fp32":
         from visdeploy import precision as variants
 
-        labelled = None if data is None else _labelled_or_plain(data, data_format, masks)
-        engines = tuple(engine) if engine else None
-        wanted = variants.PrecisionOptions(precision, labelled, max_drop, calibration, engines)
+        images = None if data is None else _labelled_or_plain(data, data_format, masks)
+        wanted = variants.PrecisionOptions(precision, images, max_drop, calibration, tuple(engine) if engine else None)
     elif data is not None or engine:
         raise InputError("[export] --data and --engine go with --precision auto, fp16, bf16 or int8")
-    if source.suffix == ".vdz" or (source / "manifest.json").is_file():
-        if wanted is None or spec is not None or golden is not None:
-            raise InputError(f"[export] {source} is a bundle: it takes --precision, and no --spec or --golden")
-        report = add_variants(source, out, precision=wanted, progress=_note)
-    elif source.suffix == ".onnx":
-        if spec is None or golden is None:
-            raise InputError("[export] an ONNX file needs --spec SPEC.json and --golden FOLDER")
-        report = make(source, out, spec=_read_spec(spec), golden=_images([images]), precision=wanted, progress=_note)
+    if format == "bundle":
+        report = _make_bundle(source, out, spec, golden, wanted)
     else:
-        from visdeploy.train import checkpoint
+        with _as_bundle(source, spec, golden, wanted) as bundle:
+            if format == "openvino":
+                from visdeploy.openvino_ir import export_openvino
 
-        net, known = checkpoint.load(source)
-        described = known if spec is None else {**known.model_dump(), **_read_spec(spec)}
-        report = make(net, out, spec=described, golden=_images([images]), precision=wanted, progress=_note)
+                report = export_openvino(bundle, out, precision=precision, progress=_note)
+            else:
+                from visdeploy.pt2 import export_pt2
+
+                report = export_pt2(bundle, out, progress=_note)
     if as_json:
         print(json.dumps(report.to_dict()))
         return
@@ -251,7 +261,7 @@ def predict(
     engine: Engine = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
-    batch: Annotated[int, typer.Option(help="Images per inference.")] = 8,
+    batch: Annotated[int | None, typer.Option(help="Images per inference; default, what suits the engine.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Probability of foreground, for a binary model.")] = None,
     overlays: Annotated[bool, typer.Option(help="Draw the masks over the images.")] = True,
     as_json: AsJson = False,
@@ -261,13 +271,13 @@ def predict(
     from visdeploy.predictor import load
 
     paths = _images(images)
-    failed, documents = [], []
+    failed, documents = 0, []
     with load(bundle, engine=engine, precision=precision, num_threads=threads) as predictor:
         files = PredictionFiles(out, predictor.spec, overlays=overlays)
         results = predictor.stream(paths, batch_size=batch, threshold=threshold)
         for result in _track(results, len(paths), "predicting"):
             if result.error is not None:
-                failed.append(result)
+                failed += 1
                 print(f"error: {result.error}", file=sys.stderr)
             else:
                 files.add(result)
@@ -277,60 +287,93 @@ def predict(
     if as_json:
         print(json.dumps(documents))
     else:
-        print(f"{len(paths) - len(failed)} of {len(paths)} images -> {out}/ (coco.json, kaggle.csv, overlays)")
+        print(f"{len(paths) - failed} of {len(paths)} images -> {out}/ (coco.json, kaggle.csv, overlays)")
     if failed:
-        raise InputError(f"[predict] {len(failed)} of {len(paths)} images could not be predicted")
+        raise InputError(f"[predict] {failed} of {len(paths)} images could not be predicted")
 
 
 @app.command()
 def benchmark(
     bundle: BundlePath,
     images: Annotated[Path | None, typer.Option(help="Image or folder; default, the bundle's golden images.")] = None,
-    engine: Annotated[list[str] | None, typer.Option(help="May be repeated; default, every one installed.")] = None,
-    precision: Precision = "auto",
+    engine: Engines = None,
+    precision: Precisions = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes of the stream.")] = "1,8",
+    clients: Annotated[int, typer.Option(help="Threads that call at once.")] = 4,
+    duration: Annotated[float, typer.Option(help="Seconds for each use of each engine and precision.")] = 2.0,
     threads: Threads = None,
-    rounds: Annotated[int, typer.Option(help="Passes over the images.")] = 20,
     minimum: Annotated[float | None, typer.Option("--min", help="Exit 1 if the best images/s is lower.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Output of an earlier --json; exit 1 if a ratio to the reference fell.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Share that a ratio may fall by.")] = 0.1,
     as_json: AsJson = False,
 ) -> None:
-    """Time decode, resize, inference and postprocessing on each engine."""
+    """Measure speed, memory and accuracy of every engine and precision here, taking turns."""
     from visdeploy import tables
-    from visdeploy.benchmark import measure
     from visdeploy.bundle import GOLDEN, Bundle
-    from visdeploy.engines import open_engine
     from visdeploy.golden import unpack
-    from visdeploy.predictor import Predictor
-    from visdeploy.verify import runnable
+    from visdeploy.regression import Baseline
+    from visdeploy.throughput import compete
 
     opened = Bundle.open(bundle)
-    golden = [entry.source for entry in unpack(opened.read(GOLDEN), str(bundle))]
-    sources: Sequence[Any] = _images([images]) if images is not None else golden
-    predictors = [
-        Predictor(opened, open_engine(name, opened, precision=precision, num_threads=threads))
-        for name in engine or runnable(opened)
-    ]
-    measured = measure(predictors, sources, rounds=rounds)
+    stored = Baseline.read(baseline, opened) if baseline is not None else None
+    if not 0 <= tolerance < 1:
+        raise InputError(f"--tolerance: expected a share from 0 to below 1, got {tolerance:g}")
+    sources: Sequence[Any] = (
+        _images([images])
+        if images is not None
+        else [entry.source for entry in unpack(opened.read(GOLDEN), str(bundle))]
+    )
+    figures = compete(
+        opened,
+        sources,
+        engines=_unless_all(engine),
+        precisions=_unless_all(precision),
+        batches=_whole_numbers("batch", batch),
+        clients=clients,
+        duration=duration,
+        num_threads=threads,
+        progress=_note,
+    )
     if as_json:
-        print(json.dumps([entry.to_dict() for entry in measured]))
+        print(json.dumps(figures.to_dict()))
     else:
-        tables.console().print(tables.of_measurements(measured))
-    best = max(entry.images_per_second for entry in measured)
+        for table in tables.of_figures(figures):
+            tables.console().print(table)
+    best = max(rate for entry in figures.entries for rate in entry.rates().values())
     if minimum is not None and best < minimum:
         raise CheckFailedError(f"{bundle}: {best:.1f} images/s, below {minimum}")
+    if stored is not None:
+        comparison = stored.compare(figures, tolerance=tolerance)
+        for line in comparison.lines():
+            _note(line)
+        comparison.require()
+        _note(f"no slower than {baseline}")
 
 
 @app.command()
 def verify(
     bundle: BundlePath,
-    engine: Annotated[list[str] | None, typer.Option(help="May be repeated; default, every one installed.")] = None,
-    precision: Precision = "auto",
+    engine: Engines = None,
+    precision: Precisions = None,
+    images: Annotated[Path | None, typer.Option(help="Image or folder to compare every engine on, besides.")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="Exported file (car.pt2, car.xml, ...) to replay; may be repeated.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replay the bundle's golden images here; exit 1 if a stage drifted."""
+    """Replay the bundle's golden images on every engine and precision here; exit 1 if a stage drifted."""
     from visdeploy import tables
     from visdeploy.verify import verify as replay
 
-    report = replay(bundle, engines=engine, precision=precision)
+    report = replay(
+        bundle,
+        engines=_unless_all(engine),
+        precisions=_unless_all(precision),
+        images=_images([images]) if images is not None else (),
+        files=file or (),
+    )
     if as_json:
         print(json.dumps(report.to_dict()))
     else:
@@ -359,22 +402,44 @@ def check(
     """Say what this machine can run, why not the rest, and what to install."""
     if gpu:
         return _check_gpu(as_json)
-    from visdeploy.engines import cpu_quota, status
-    from visdeploy.native import cuda_status
+    from visdeploy.check import check as ask
 
-    entries = status()
-    cuda, sentence = cuda_status()
+    found = ask()
     if as_json:
-        engines = [{"name": entry.name, "version": entry.version, "reason": entry.reason} for entry in entries]
-        kernels = {"version": cuda, "reason": sentence}
-        print(json.dumps({"visdeploy": __version__, "cpus": cpu_quota(), "engines": engines, "cuda": kernels}))
-        return
-    print(f"visdeploy {__version__}, Python {sys.version.split()[0]}, {cpu_quota()} CPUs for this process")
-    for entry in entries:
-        print(f"  {entry.name:<12} {'yes' if entry.version else 'no ':<4} {entry.version or entry.reason}")
-    print(f"  {'CUDA kernels':<12} {'yes' if cuda else 'no ':<4} {sentence}")
-    if all(entry.version is None for entry in entries):
+        print(json.dumps(found.to_dict()))
+    else:
+        print("\n".join(found.lines()))
+    if not found.ok:
         raise MissingDependencyError("no engine can run here; the usual one is: pip install 'visdeploy[openvino]'")
+
+
+@cache_app.command("ls")
+def cache_ls(as_json: AsJson = False) -> None:
+    """List the compiled engines that are kept for the next load, last used first."""
+    from datetime import datetime
+
+    from visdeploy import cache
+
+    kept, folder = cache.entries(), cache.directory()
+    total = sum(entry.size for entry in kept)
+    if as_json:
+        listed = [entry.to_dict() for entry in kept]
+        print(json.dumps({"directory": str(folder), "bytes": total, "limit": cache.limit(), "entries": listed}))
+        return
+    for entry in kept:
+        used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
+        parts = " ".join(f"{part}={value:.24}" for part, value in entry.key.items())
+        print(f"{entry.size / 1e6:8.1f} MB  used {used}  {parts}")
+    print(f"{folder}: {f'{total / 1e6:.1f} MB' if kept else 'empty'}, of at most {cache.limit() / 1e6:.0f} MB")
+
+
+@cache_app.command("clear")
+def cache_clear(as_json: AsJson = False) -> None:
+    """Remove them all; they are made again when next needed."""
+    from visdeploy import cache
+
+    freed = cache.clear()
+    print(json.dumps({"freed": freed}) if as_json else f"{cache.directory()}: {freed / 1e6:.1f} MB freed")
 
 
 def _check_gpu(as_json: bool) -> None:
@@ -394,6 +459,48 @@ def _check_gpu(as_json: bool) -> None:
         raise CheckFailedError(f"answers on the GPU differ from the CPU's: {', '.join(different)}")
 
 
+def _make_bundle(
+    source: Path, out: Path, spec: Path | None, golden: Path | None, wanted: "PrecisionOptions | None"
+) -> "Report":
+    from visdeploy.export import add_variants
+    from visdeploy.export import export as make
+
+    images = golden or (source if source.is_dir() else source.parent) / "golden"
+    if source.suffix == ".onnx":
+        if spec is None or golden is None:
+            raise InputError("[export] an ONNX file needs --spec SPEC.json and --golden FOLDER")
+        return make(source, out, spec=_read_spec(spec), golden=_images([images]), precision=wanted, progress=_note)
+    if _is_bundle(source):
+        if wanted is None or spec is not None or golden is not None:
+            raise InputError(f"[export] {source} is a bundle already; --format or --precision says what to make of it")
+        return add_variants(source, out, precision=wanted, progress=_note)
+    from visdeploy.train import checkpoint
+
+    net, known = checkpoint.load(source)
+    described = known if spec is None else {**known.model_dump(), **_read_spec(spec)}
+    return make(net, out, spec=described, golden=_images([images]), precision=wanted, progress=_note)
+
+
+@contextmanager
+def _as_bundle(
+    source: Path, spec: Path | None, golden: Path | None, wanted: "PrecisionOptions | None"
+) -> "Iterator[Bundle]":
+    """Open a bundle, or make one of the source for as long as it is needed."""
+    from visdeploy.bundle import Bundle
+
+    if _is_bundle(source):
+        yield Bundle.open(source)
+        return
+    with TemporaryDirectory() as folder:
+        made = Path(folder) / "model.vdz"
+        _make_bundle(source, made, spec, golden, wanted)
+        yield Bundle.open(made)
+
+
+def _is_bundle(source: Path) -> bool:
+    return source.suffix == ".vdz" or (source / "manifest.json").is_file()
+
+
 def _open_data(path: Path, format: str, masks: str | None) -> "Dataset":
     from visdeploy import data
 
@@ -407,17 +514,11 @@ def _labelled_or_plain(path: Path, format: str, masks: str | None) -> "Dataset |
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
-    from visdeploy.image import SUFFIXES
+    from visdeploy.image import in_folder
 
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
-        if not inside:
-            raise InputError(f"the folder {path} holds no images ({', '.join(sorted(SUFFIXES))})")
-        found += inside
+        found += in_folder(path) if path.is_dir() else [path]
     return found
 
 
@@ -429,6 +530,10 @@ def _read_spec(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InputError(f"[export] spec: {path} is not a JSON object")
     return document
+
+
+def _unless_all(names: list[str] | None) -> list[str] | None:
+    return None if names is None or "all" in names else names
 
 
 def _choice(option: str, value: str, allowed: Sequence[str]) -> str:
@@ -453,6 +558,13 @@ def _numbers(option: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(f"--{option}: expected numbers separated by commas, got {text!r}") from error
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--{option}: expected whole numbers separated by commas, got {text!r}") from error
 
 
 def _pair(option: str, text: str) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
 from visdeploy import golden as goldens
-from visdeploy import image, tolerance
+from visdeploy import image, tiling, tolerance
 from visdeploy.bundle import Bundle, Manifest, Spec
 from visdeploy.engines import Engine, cpu_quota, installed, open_engine, reason
 from visdeploy.engines import torchscript as torchscript_engine
@@ -115,7 +115,7 @@ def export(
     if not sources:
         raise InputError("[export] golden: expected at least one image to record answers for, got none")
     parsed = Spec.parse(spec)
-    example = prepare(sources[0][1], parsed).pixels
+    example = next(tiling.windows(prepare(sources[0][1], parsed).pixels, parsed))
     if isinstance(net, nn.Module):
         manifest, files, reference = _convert_module(net, parsed, example, say)
     elif isinstance(net, str | os.PathLike):
@@ -197,7 +197,7 @@ def _convert_module(
     try:
         # A copy, because the caller's module keeps its device, mode and gradients.
         own = copy.deepcopy(net).cpu().eval().requires_grad_(False)
-        deployable = Deployable(_single_output(own, spec, example), spec).eval()
+        deployable = Deployable(single_output(own, spec, example), spec).eval()
         logits = deployable(torch.from_numpy(example[None].copy())).float().numpy()
     except VisdeployError:
         raise
@@ -228,7 +228,8 @@ def _convert_onnx(path: Path, spec: Spec, example: NDArray[np.uint8]) -> tuple[M
     return manifest, {bundles.ONNX: _with_metadata(graph, manifest)}, engine
 
 
-def _single_output(net: nn.Module, spec: Spec, example: NDArray[np.uint8]) -> nn.Module:
+def single_output(net: nn.Module, spec: Spec, example: NDArray[np.uint8]) -> nn.Module:
+    """Return a module that answers one tensor, given the (h, w, 3) size it is asked for."""
     answer = net(torch.zeros(1, 3, *example.shape[:2]))
     if isinstance(answer, Tensor):
         return net

@@ -1,6 +1,7 @@
 """What the command line shows for reports, figures and manifests."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -8,6 +9,7 @@ from rich.table import Table
 
 from visdeploy.benchmark import STAGES, Measurement
 from visdeploy.spec import Manifest
+from visdeploy.throughput import Figures
 from visdeploy.verify import Report
 
 # Wide enough for every table when the output is a file and has no width of its own.
@@ -21,15 +23,20 @@ def console() -> Console:
 
 
 def of_report(report: Report) -> Table:
-    """Return one line per verified stage."""
-    table = Table(title=f"{escape(report.bundle)}: {report.images} golden images", title_justify="left")
-    for heading in ("stage", "engine", "error", "limit", "", "Dice", "verdict"):
-        table.add_column(heading, justify="right" if heading in ("error", "limit", "Dice") else "left", no_wrap=True)
+    """Return one line per verified stage, and below what could not be verified here."""
+    own = f", {report.own_images} images against {report.reference}" if report.own_images else ""
+    title = f"{escape(report.bundle)}: {report.images} golden images{own}"
+    not_run = "\n".join(f"not run here: {entry.what}: {entry.why}" for entry in report.not_run)
+    table = Table(title=title, title_justify="left", caption=escape(not_run) or None, caption_justify="left")
+    for heading in ("stage", "engine", "error", "limit", "", "changed pixels", "Dice", "worst image", "verdict"):
+        right = heading in ("error", "limit", "changed pixels", "Dice")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for row in report.rows:
-        engine = f"{row.engine} {row.precision}" if row.engine else "any"
         dice = "" if row.dice is None else f"{row.dice:.5f}"
+        changed = "" if row.changed is None else f"{row.changed:,} of {row.pixels:,}"
         verdict = "[green]same[/]" if row.ok else "[bold red]DRIFTED[/]"
-        table.add_row(row.stage, engine, f"{row.error:.2g}", f"{row.limit:.2g}", row.unit, dice, verdict)
+        figures = f"{row.error:.2g}", f"{row.limit:.2g}", row.unit, changed, dice
+        table.add_row(row.stage, escape(row.ran_on) or "any", *figures, escape(Path(row.worst).name), verdict)
     return table
 
 
@@ -48,6 +55,43 @@ def of_measurements(measurements: Sequence[Measurement]) -> Table:
             cells.append(f"{marks.p50:.2f} ({marks.p95:.2f}, {marks.p99:.2f})")
         table.add_row(f"{measured.engine} {measured.precision}", *cells, f"{measured.images_per_second:.1f}")
     return table
+
+
+def of_figures(figures: Figures) -> list[Table]:
+    """Return two tables with a line per engine and precision: speed, then what it costs and what it answers."""
+    ratios, clients = figures.ratios(), figures.entries[0].clients
+    batches = [f"stream, batch {batch}" for batch in figures.entries[0].streamed]
+    title = f"{escape(figures.bundle)}: images/s, and ratio to single calls of {escape(figures.reference.name)}"
+    speed = Table(title=title, title_justify="left")
+    speed.add_column("engine", no_wrap=True)
+    for heading in (
+        "single calls",
+        *batches,
+        f"{clients} clients",
+        "call p50 (p95, p99) ms",
+        f"{clients} clients' calls",
+    ):
+        speed.add_column(heading, justify="right")
+    not_run = "\n".join(f"not run here: {entry.what}: {entry.why}" for entry in figures.not_run)
+    cost = Table(title="what it costs", title_justify="left", caption=escape(not_run) or None, caption_justify="left")
+    cost.add_column("engine", no_wrap=True)
+    for heading in ("load s", "first result s", "memory MB", "peak MB", *STAGES[:-1], "changed pixels", "Dice", "drop"):
+        cost.add_column(heading, justify="right")
+    for entry in figures.entries:
+        rates = [f"{rate:.1f} ({ratios[name]:.2f}x)" for name, rate in entry.rates().items()]
+        marks = [f"{m.p50:.1f} ({m.p95:.1f}, {m.p99:.1f})" for m in (entry.latency, entry.client_latency)]
+        speed.add_row(f"{entry.engine} {entry.version} {entry.precision}", *rates, *marks)
+        memory = ["" if size is None else f"{size:.0f}" for size in (entry.memory_mb, entry.peak_mb)]
+        stages = [f"{entry.stages[stage]:.2f}" for stage in STAGES[:-1]]
+        changed = "" if entry.changed is None else f"{entry.changed:,} of {entry.pixels:,}"
+        dice = "" if entry.dice is None else f"{entry.dice:.5f}"
+        drop = "" if entry.drop is None else f"{entry.drop:.4f} {entry.metric}"
+        cost.add_row(
+            entry.name, f"{entry.load_s:.2f}", f"{entry.first_result_s:.2f}", *memory, *stages, changed, dice, drop
+        )
+        for note in entry.notes:
+            cost.add_row("", escape(note))
+    return [speed, cost]
 
 
 def of_manifest(path: str, manifest: Manifest) -> Table:

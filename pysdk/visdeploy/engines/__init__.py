@@ -1,6 +1,7 @@
 """The engines that run a bundle's network, one adapter per file.
 
-An adapter module has `version()`, which raises ImportError where its package is missing, and `open_engine(...)`.
+An adapter module has `version()`, which raises ImportError where its package is missing, `precisions()`, which says
+what it can compute in on this machine, and `open_engine(...)`.
 """
 
 import difflib
@@ -97,7 +98,7 @@ def open_engine(
         raise UnsupportedError(f"[load] device: {name} runs on the CPU here; expected auto or cpu, got {device!r}")
     if num_threads is not None and not 1 <= num_threads <= _MAX_THREADS:
         raise InputError(f"[load] num_threads: expected 1 to {_MAX_THREADS}, got {num_threads}")
-    adapter = _adapter(name)
+    adapter = load_adapter(name)
     threads = num_threads or cpu_quota()
     engine: Engine = adapter.open_engine(
         bundle, precision="fp32" if precision == "auto" else precision, threads=threads
@@ -110,7 +111,7 @@ def status() -> list[Status]:
     found = []
     for name in NAMES:
         try:
-            found.append(Status(name, _adapter(name).version()))
+            found.append(Status(name, load_adapter(name).version()))
         except MissingDependencyError as error:
             found.append(Status(name, None, str(error)))
     return found
@@ -162,7 +163,8 @@ def reason(error: BaseException, line: int = -1) -> str:
     return lines[line] if lines else type(error).__name__
 
 
-def _adapter(name: str) -> Any:
+def load_adapter(name: str) -> Any:
+    """Import the module of an engine; raises MissingDependencyError where its package is not installed."""
     module = import_module(f"visdeploy.engines.{name}")
     try:
         module.version()
@@ -177,7 +179,7 @@ def _first_installed() -> str:
     reasons = []
     for name in NAMES:  # stops early: asking torch whether it is there takes seconds
         try:
-            _adapter(name)
+            load_adapter(name)
         except MissingDependencyError as error:
             reasons.append(str(error))
         else:

@@ -17,6 +17,11 @@ def version() -> str:
     return str(onnxruntime.__version__)
 
 
+def precisions() -> tuple[str, ...]:
+    """Return what it can compute in here."""
+    return ("fp32",)
+
+
 class OnnxRuntimeEngine:
     """A session of all threads for a call, and one of one thread for the lanes."""
 
@@ -47,7 +52,7 @@ class OnnxRuntimeEngine:
 
 def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> OnnxRuntimeEngine:
     """Load the bundle's ONNX graph."""
-    refuse_precision("onnxruntime", precision, ("fp32",))
+    refuse_precision("onnxruntime", precision, precisions())
     return OnnxRuntimeEngine(bundle, threads)
 
 

@@ -10,8 +10,9 @@ from visdeploy import bundle as bundles
 from visdeploy.engines import Lazy, reason, refuse_precision
 from visdeploy.errors import EngineError
 
-# What int8 leaves in floats stays in those that it was made from.
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+PRECISION_NOTE = ["visdeploy", "precision"]
+"""Where an exported graph says what it computes in."""
 
 
 def version() -> str:
@@ -19,6 +20,12 @@ def version() -> str:
     import openvino
 
     return str(openvino.__version__).split("-")[0]
+
+
+def precisions() -> tuple[str, ...]:
+    """Return what it can compute in here."""
+    native = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name in _HINTS if name.upper() in native)
 
 
 class OpenVinoEngine:
@@ -29,26 +36,29 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, bundle: bundles.Bundle, precision: str, threads: int) -> None:
+    def __init__(
+        self, bundle: bundles.Bundle, precision: str, threads: int, graph: tuple[bytes, bytes] | None = None
+    ) -> None:
         self.version = version()
         self.precision = precision
         self.lanes = threads
         native = bundle.manifest.resize == "native"
         height, width = (-1, -1) if native else bundle.manifest.size
         self._single = -1 if native else 1  # a fixed batch gains only where nothing else varies
-        graph, path = _graph(bundle, precision), bundle.path
+        path = bundle.path
+        source = graph or (bundle.read(bundles.ONNX), b"")
 
         def compiled(purpose: tuple[int, int]) -> _Network:
             streams, batch = purpose
             # Unless told otherwise OpenVINO computes in bf16 wherever the processor has it, and pins threads to cores,
             # the calling one too: in a second process to the same cores.
             settings = {
-                "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                "INFERENCE_PRECISION_HINT": _HINTS.get(precision, "f32"),
                 "INFERENCE_NUM_THREADS": threads,
                 "ENABLE_CPU_PINNING": False,
             } | ({"NUM_STREAMS": streams} if streams > 1 else {"PERFORMANCE_HINT": "LATENCY"})
             try:
-                return _Network(_compile(*graph, (batch, height, width, 3), settings))
+                return _Network(_compile(source, (batch, height, width, 3), settings))
             except Exception as error:  # its message may not even be UTF-8
                 raise EngineError(f"openvino: refused {path} ({reason(error)})") from error
 
@@ -89,10 +99,21 @@ class _Network:
 
 def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> OpenVinoEngine:
     """Compile the bundle's ONNX graph for single calls."""
-    if precision != "int8" or not _int8_files(bundle):
-        native = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        refuse_precision("openvino", precision, [name for name in _HINTS if name != "int8" and name.upper() in native])
+    refuse_precision("openvino", precision, precisions())
     return OpenVinoEngine(bundle, precision, threads)
+
+
+def open_ir(graph: tuple[bytes, bytes], bundle: bundles.Bundle, *, threads: int) -> OpenVinoEngine:
+    """Compile the content of an .xml and its .bin, in the precision that the graph says it was made for."""
+    try:
+        model = _core().read_model(*graph)
+        noted = model.has_rt_info(PRECISION_NOTE)
+        precision = str(model.get_rt_info(PRECISION_NOTE).astype(str)) if noted else "fp32"
+    except Exception as error:  # its message may not even be UTF-8
+        raise EngineError(f"openvino: refused {bundle.path} ({reason(error)})") from error
+    if precision not in ("fp32", "fp16", "int8"):
+        raise EngineError(f"openvino: refused {bundle.path} (it says that its precision is {precision!r:.40})")
+    return OpenVinoEngine(bundle, precision, threads, graph)
 
 
 @cache
@@ -102,23 +123,10 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _int8_files(bundle: bundles.Bundle) -> list[str]:
-    variants = bundle.manifest.variants
-    return [name for v in variants if (v.engine, v.precision) == ("openvino", "int8") for name in sorted(v.files)]
-
-
-def _graph(bundle: bundles.Bundle, precision: str) -> tuple[bytes, bytes]:
-    """Return ONNX and nothing, or OpenVINO's own form and its weights."""
-    if precision != "int8":
-        return bundle.read(bundles.ONNX), b""
-    weights, graph = (bundle.read(name) for name in _int8_files(bundle))
-    return graph, weights
-
-
-def _compile(graph: bytes, weights: bytes, shape: tuple[int, ...], settings: dict[str, Any]) -> Any:
+def _compile(graph: tuple[bytes, bytes], shape: tuple[int, ...], settings: dict[str, Any]) -> Any:
     import openvino
 
-    model = _core().read_model(graph, weights) if weights else _core().read_model(graph)
+    model = _core().read_model(*graph)
     if model.inputs[0].partial_shape.is_dynamic:
         model.reshape({0: openvino.PartialShape(shape)})
     return _core().compile_model(model, "CPU", settings)

@@ -22,6 +22,11 @@ def version() -> str:
     return str(torch.__version__)
 
 
+def precisions() -> tuple[str, ...]:
+    """Return what it can compute in here."""
+    return ("fp32",)
+
+
 @contextmanager
 def accepting_deprecation() -> Iterator[None]:
     """Let TorchScript be used without torch's notice that `torch.export` will succeed it."""
@@ -69,7 +74,7 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Torc
     """Load the bundle's script module; `threads` holds for all of torch in this process."""
     import torch
 
-    refuse_precision("torchscript", precision, ("fp32",))
+    refuse_precision("torchscript", precision, precisions())
     torch.set_num_threads(threads)
     file = io.BytesIO(bundle.read(bundles.TORCHSCRIPT))
     try:

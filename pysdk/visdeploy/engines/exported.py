@@ -1,0 +1,108 @@
+"""A network in a file of its own, as `visdeploy export --format` writes it, opened to be replayed by `verify`."""
+
+import io
+import logging
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visdeploy import bundle as bundles
+from visdeploy.engines import Engine, cpu_quota, load_adapter, open_engine, reason
+from visdeploy.errors import EngineError, InputError, MissingDependencyError
+
+SUFFIXES = (".pt2", ".xml", ".onnx", ".ts")
+
+
+def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine:
+    """Load a file in place of the network of the bundle that it was made from.
+
+    Opening a .pt2 or a .ts may run code that is in it, as with every model in PyTorch's formats: open what you trust.
+
+    Raises:
+        InputError: There is no such file, or its suffix is none of `SUFFIXES`.
+        MissingDependencyError: What runs the file is not installed.
+        EngineError: The file is damaged, or not what its name says.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"[verify] file: expected {', '.join(SUFFIXES)}, got {path}")
+    data = _read(path)
+    if path.suffix == ".pt2":
+        return TorchExportEngine(path, data)
+    if path.suffix == ".xml":
+        weights = _read(path.with_suffix(".bin"))
+        adapter = load_adapter("openvino")
+        opened: Engine = adapter.open_ir((data, weights), replace(bundle, path=path), threads=cpu_quota())
+        return opened
+    name, engine = (bundles.ONNX, "auto") if path.suffix == ".onnx" else (bundles.TORCHSCRIPT, "torchscript")
+    return open_engine(engine, replace(bundle, path=path, files={name: data}), precision="fp32")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"[verify] file: cannot read {path} ({error.strerror})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the traceback that torch logs of an archive it refuses, which the exception says in a sentence."""
+    logger = logging.getLogger("torch.export")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+class TorchExportEngine:
+    """A graph that `torch.export.save` wrote."""
+
+    name = "torch.export"
+    precision = "fp32"
+    lanes = 1
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"{path} needs torch to run ({error}): pip install 'visdeploy[torchscript]'"
+            ) from error
+        # torch reads a file that is no archive as an older format of its own, and warns at length before it fails.
+        if not zipfile.is_zipfile(io.BytesIO(data)):
+            raise EngineError(f"torch.export: refused {path} (not a zip archive, or cut short)")
+        torch.set_num_threads(cpu_quota())
+        self.version = str(torch.__version__)
+        self._lock = threading.Lock()
+        try:
+            with _quiet():
+                self._module: Any = torch.export.load(io.BytesIO(data)).module()
+        except Exception as error:  # whatever the archive provokes
+            raise EngineError(f"torch.export: refused {path} ({reason(error)})") from error
+
+    def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
+        """Run one batch; see `Engine.infer`."""
+        import torch
+
+        # torch cannot wrap memory that numpy holds read-only, and would warn.
+        batch = torch.from_numpy(images if images.flags.writeable else images.copy())
+        try:
+            with self._lock, torch.inference_mode():
+                logits = self._module(batch).float().numpy(force=True)
+        except Exception as error:  # its message may not even be UTF-8
+            raise EngineError(f"torch.export: inference failed on input {images.shape} ({reason(error)})") from error
+        return np.asarray(logits)
+
+    def close(self) -> None:
+        """Release the graph."""
+        self._module = None

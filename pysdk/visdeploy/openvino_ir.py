@@ -1,0 +1,81 @@
+"""A bundle's network as OpenVINO IR: `car.xml` with `car.bin` beside it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from visdeploy.bundle import ONNX, Bundle
+from visdeploy.engines import reason
+from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
+from visdeploy.verify import Report, verify
+from visdeploy.whole_file import whole_files
+
+
+def export_openvino(
+    bundle: Bundle, path: str | Path, *, precision: str = "fp32", progress: Callable[[str], None] | None = None
+) -> Report:
+    """Write the network as IR; the files appear only when they answer as the bundle recorded.
+
+    The graph takes uint8 (B, h, w, 3) RGB of any B, and of any height and width where `resize` is "native". Weights are
+    kept as they are, not halved. Under `visdeploy` in its rt_info are the precision and the manifest. bf16 is no file:
+    it is how OpenVINO runs the fp32 graph when told to (`INFERENCE_PRECISION_HINT`).
+
+    Args:
+        bundle: An opened bundle.
+        path: Target, `*.xml`; the weights go into the `.bin` of the same name.
+        precision: "fp32", or that of a variant that the bundle holds for OpenVINO.
+        progress: Called with one line per step.
+
+    Raises:
+        InputError: The target cannot be written.
+        MissingDependencyError: openvino is not installed.
+        UnsupportedError: The bundle holds no graph of this precision.
+        CheckFailedError: The file answers differently; nothing is written.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"[export] format: openvino is not installed ({error}): pip install 'visdeploy[openvino]'"
+        ) from error
+    say = progress or (lambda line: None)
+    path = Path(path)
+    if path.suffix != ".xml":
+        raise InputError(f"[export] out: expected a file named *.xml, got {path}")
+    spec = bundle.manifest
+    graph = _graph(bundle, precision)
+    say(f"converting the {precision} graph to IR")
+    try:
+        model: Any = openvino.Core().read_model(*graph)
+        if model.inputs[0].partial_shape.is_dynamic and spec.resize != "native":
+            model.reshape({0: openvino.PartialShape([-1, *spec.size, 3])})
+    except Exception as error:  # its message may not even be UTF-8
+        raise EngineError(f"openvino: refused {bundle.path} ({reason(error)})") from error
+    model.set_rt_info(precision, ["visdeploy", "precision"])
+    model.set_rt_info(spec.model_dump_json(exclude={"files"}), ["visdeploy", "manifest"])
+    try:
+        with whole_files(path) as unproven:
+            try:
+                openvino.save_model(model, unproven, compress_to_fp16=False)
+            except RuntimeError as error:
+                raise InputError(f"[export] out: cannot write {path} ({reason(error)})") from error
+            say("replaying the golden images")
+            report = verify(bundle, files=[unproven])
+            report.require()
+    except OSError as error:
+        raise InputError(f"[export] out: cannot write {path} ({error.strerror})") from error
+    return report
+
+
+def _graph(bundle: Bundle, precision: str) -> tuple[bytes, bytes]:
+    if precision == "fp32":
+        return bundle.read(ONNX), b""
+    for form in bundle.manifest.variants:
+        if (form.engine, form.precision) == ("openvino", precision) and len(form.files) == 2:
+            xml, weights = sorted(form.files, reverse=True)
+            return bundle.read(xml), bundle.read(weights)
+    held = ["fp32", *(form.precision for form in bundle.manifest.variants if form.engine == "openvino" and form.files)]
+    raise UnsupportedError(
+        f"[export] precision: {bundle.path} holds {', '.join(held)} for openvino, no {precision} graph; "
+        f"`visdeploy export --precision {precision} --data FOLDER` makes one"
+    )

@@ -1,0 +1,361 @@
+"""How fast, large and exact every engine and precision is here, taking turns so that a busy machine hurts all alike."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visdeploy.benchmark import STAGES, Quantiles
+from visdeploy.bundle import Bundle
+from visdeploy.engines import NAMES, load_adapter
+from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.image import ImageSource
+from visdeploy.machine import cpu_model, resident_memory
+from visdeploy.predictor import Predictor
+from visdeploy.types import Timings
+from visdeploy.verify import NotRun, Row, open_engines, verify
+
+_ROUNDS = 5
+_MAX_CLIENTS = 1024
+_MAX_BATCH = 1024
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A predictor that has given its first result.
+
+    Attributes:
+        predictor: The model.
+        load_s: Seconds that the engine took to take the network; importing its package is not counted.
+        first_result_s: Seconds from there to the answer for the first image.
+        memory_mb: By how much the process grew; None where the system does not say.
+        peak_mb: By how much it had grown at its largest on the way.
+    """
+
+    predictor: Predictor
+    load_s: float = 0.0
+    first_result_s: float = 0.0
+    memory_mb: float | None = None
+    peak_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The figures of one engine in one precision.
+
+    Attributes:
+        engine: Its name.
+        version: Of its package.
+        precision: What it computed in.
+        load_s, first_result_s, memory_mb, peak_mb: As in `Loaded`.
+        calls: Number of single calls that were timed.
+        latency: Milliseconds of a single call.
+        stages: Median milliseconds of each stage of a single call.
+        streamed: Images a second through `Predictor.stream`, by batch size.
+        clients: Number of threads that called at once.
+        served: Images a second that they got together.
+        client_latency: Milliseconds of one of their calls.
+        changed: Pixels of the golden images whose class changed.
+        pixels: Pixels of the golden images.
+        dice: The lowest Dice of a golden image.
+        metric: What the precision was accepted for at export; None for fp32, or where nothing was measured.
+        drop: How much lower that figure is than that of fp32.
+        notes: What the engine says about its choices.
+    """
+
+    engine: str
+    version: str
+    precision: str
+    load_s: float
+    first_result_s: float
+    memory_mb: float | None
+    peak_mb: float | None
+    calls: int
+    latency: Quantiles
+    stages: dict[str, float]
+    streamed: dict[int, float]
+    clients: int
+    served: float
+    client_latency: Quantiles
+    changed: int | None = None
+    pixels: int | None = None
+    dice: float | None = None
+    metric: str | None = None
+    drop: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Engine and precision."""
+        return f"{self.engine} {self.precision}"
+
+    def rates(self) -> dict[str, float]:
+        """Return images a second of each way to use it, by name."""
+        return {
+            f"{self.name}, single calls": 1e3 / self.latency.p50,
+            **{f"{self.name}, stream, batch {batch}": rate for batch, rate in self.streamed.items()},
+            f"{self.name}, {self.clients} clients": self.served,
+        }
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What `compete` measured.
+
+    Attributes:
+        bundle: Its path.
+        model: Digest of its files, by which a stored baseline is known to be of the same bundle.
+        cpu: Name of the processor.
+        entries: One per engine and precision; the first one in fp32 is the reference of `ratios`.
+        not_run: What cannot run here.
+    """
+
+    bundle: str
+    model: str
+    cpu: str
+    entries: tuple[Entry, ...]
+    not_run: tuple[NotRun, ...] = ()
+
+    @property
+    def reference(self) -> Entry:
+        """What the ratios are to: the first engine in fp32, or the first there is."""
+        return next((entry for entry in self.entries if entry.precision == "fp32"), self.entries[0])
+
+    def ratios(self) -> dict[str, float]:
+        """Return images a second of everything, over those of the reference's single calls in the same run."""
+        unit = 1e3 / self.reference.latency.p50
+        return {name: rate / unit for entry in self.entries for name, rate in entry.rates().items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain Python values."""
+        return asdict(self) | {"reference": self.reference.name, "ratios": self.ratios()}
+
+
+@dataclass
+class _Samples:
+    """What was timed of one predictor so far."""
+
+    calls: list[float] = field(default_factory=list)
+    timings: list[Timings] = field(default_factory=list)
+    streamed: dict[int, list[float]] = field(default_factory=dict)
+    served: list[float] = field(default_factory=list)
+    client_calls: list[float] = field(default_factory=list)
+
+
+def compete(
+    bundle: Bundle,
+    images: Sequence[ImageSource],
+    *,
+    engines: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    batches: Sequence[int] = (1, 8),
+    clients: int = 4,
+    duration: float = 2.0,
+    num_threads: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Figures:
+    """Load every engine in every precision, then time them in turns.
+
+    Args:
+        bundle: An opened bundle.
+        images: What to predict, over and over.
+        engines: Names; default, all that can run here.
+        precisions: Names as in `load`; default, for each engine fp32 and what the bundle accepted for it.
+        batches: Sizes for the stream.
+        clients: Threads that call at once.
+        duration: About how many seconds each kind of use of each engine and precision is timed for.
+        num_threads: As in `load`.
+        progress: Called with one line per step.
+
+    Raises:
+        InputError: An argument is out of range, or an image cannot be decoded.
+        MissingDependencyError: No engine is installed, or one that was named is not.
+    """
+    _check_arguments(batches, clients, duration)
+    if not images:
+        raise InputError("[benchmark] images: expected at least one, got none")
+    say = progress or (lambda line: None)
+    not_run: list[NotRun] = []
+    loaded: list[Loaded] = []
+    try:
+        for entry in load_all(bundle, images, engines, precisions, not_run, num_threads):
+            loaded.append(entry)
+            say(f"loaded {entry.predictor.engine.name} {entry.predictor.engine.precision} in {entry.load_s:.2f} s")
+        say(f"timing, about {duration * len(loaded) * (2 + len(batches)):.0f} s")
+        report = verify(bundle, engines=[entry.predictor for entry in loaded])
+        exact = [row for row in report.rows if row.stage == "end to end"]
+        entries = take_turns(loaded, images, batches=batches, clients=clients, duration=duration, exact=exact)
+    finally:
+        for entry in loaded:
+            entry.predictor.close()
+    return Figures(str(bundle.path), digest(bundle), cpu_model(), tuple(entries), tuple(not_run))
+
+
+def _check_arguments(batches: Sequence[int], clients: int, duration: float) -> None:
+    if not batches or not all(1 <= batch <= _MAX_BATCH for batch in batches):
+        raise InputError(f"[benchmark] batch: expected sizes from 1 to {_MAX_BATCH}, got {list(batches)}")
+    if not 1 <= clients <= _MAX_CLIENTS:
+        raise InputError(f"[benchmark] clients: expected 1 to {_MAX_CLIENTS}, got {clients}")
+    if not (math.isfinite(duration) and duration > 0):
+        raise InputError(f"[benchmark] duration: expected seconds above 0, got {duration:g}")
+
+
+def load_all(
+    bundle: Bundle,
+    images: Sequence[ImageSource],
+    engines: Sequence[str] | None,
+    precisions: Sequence[str] | None,
+    not_run: list[NotRun],
+    num_threads: int | None = None,
+    clock: Clock = time.perf_counter,
+) -> Iterable[Loaded]:
+    """Yield what `open_engines` opens, with the time and memory that took."""
+    for name in NAMES if engines is None else set(NAMES).intersection(engines):
+        with suppress(MissingDependencyError):
+            load_adapter(name)
+    opening = open_engines(bundle, engines, precisions, not_run, num_threads)
+    while True:
+        before, _ = resident_memory(reset_peak=True)
+        start = clock()
+        engine = next(opening, None)
+        if engine is None:
+            return
+        opened = clock()
+        predictor = Predictor(bundle, engine, num_threads)
+        predictor(images[0])
+        answered = clock()
+        after, peak = resident_memory()
+        grown = [None if before is None or now is None else now - before for now in (after, peak)]
+        yield Loaded(predictor, opened - start, answered - opened, *grown)
+
+
+def take_turns(
+    loaded: Sequence[Loaded],
+    images: Sequence[ImageSource],
+    *,
+    batches: Sequence[int],
+    clients: int,
+    duration: float,
+    exact: Sequence[Row] = (),
+    clock: Clock = time.perf_counter,
+) -> list[Entry]:
+    """Time single calls, streams and concurrent clients of each, in rounds over all of them.
+
+    Args:
+        loaded: What to time.
+        images: As in `compete`.
+        batches: Likewise.
+        clients: Likewise.
+        duration: Likewise.
+        exact: The end-to-end row of each from `verify`.
+        clock: Gives seconds.
+    """
+    samples = [_Samples() for _ in loaded]
+    shares = [_warm_up(entry.predictor, images, batches, duration / _ROUNDS, clock) for entry in loaded]
+    for _ in range(_ROUNDS):
+        for entry, taken, share in zip(loaded, samples, shares, strict=True):
+            _single_calls(entry.predictor, islice(cycle(images), share), taken, clock)
+        for batch in batches:
+            for entry, taken, share in zip(loaded, samples, shares, strict=True):
+                count = max(share, 2 * batch)
+                taken.streamed.setdefault(batch, []).append(_stream(entry.predictor, images, count, batch, clock))
+        for entry, taken, share in zip(loaded, samples, shares, strict=True):
+            _clients(entry.predictor, images, max(share, clients), clients, taken, clock)
+    rows: Sequence[Row | None] = exact or [None] * len(loaded)
+    return [_summarise(*each, clients) for each in zip(loaded, samples, rows, strict=True)]
+
+
+def _warm_up(
+    predictor: Predictor, images: Sequence[ImageSource], batches: Sequence[int], seconds: float, clock: Clock
+) -> int:
+    """Return how many single calls take about so many seconds, after everything was used once."""
+    for batch in batches:
+        _stream(predictor, images, 2 * batch, batch, clock)
+    start = clock()
+    for image in images[:2]:
+        predictor(image)
+    each = (clock() - start) / len(images[:2])
+    return max(2, min(10_000, math.ceil(seconds / max(each, 1e-6))))
+
+
+def _single_calls(predictor: Predictor, images: Iterable[ImageSource], taken: _Samples, clock: Clock) -> None:
+    for image in images:
+        start = clock()
+        result = predictor(image)
+        taken.calls.append(1e3 * (clock() - start))
+        taken.timings.append(result.timings)
+
+
+def _stream(predictor: Predictor, images: Sequence[ImageSource], count: int, batch: int, clock: Clock) -> float:
+    """Return images a second."""
+    start = clock()
+    for result in predictor.stream(islice(cycle(images), count), batch_size=batch):
+        if result.error is not None:
+            raise result.error
+    return count / (clock() - start)
+
+
+def _clients(
+    predictor: Predictor, images: Sequence[ImageSource], count: int, clients: int, taken: _Samples, clock: Clock
+) -> None:
+    def client(index: int) -> list[float]:
+        times = []
+        for image in islice(cycle(images), index, index + count // clients):
+            start = clock()
+            predictor(image)
+            times.append(1e3 * (clock() - start))
+        return times
+
+    with ThreadPoolExecutor(clients, thread_name_prefix="visdeploy-client") as pool:
+        start = clock()
+        found = [milliseconds for times in pool.map(client, range(clients)) for milliseconds in times]
+        taken.served.append(len(found) / (clock() - start))
+    taken.client_calls += found
+
+
+def _summarise(loaded: Loaded, taken: _Samples, exact: Row | None, clients: int) -> Entry:
+    engine, spec = loaded.predictor.engine, loaded.predictor.spec
+    form = next((f for f in spec.variants if (f.engine, f.precision) == (engine.name, engine.precision)), None)
+    stages = np.array([[getattr(timings, f"{stage}_ms") for stage in STAGES] for timings in taken.timings])
+    return Entry(
+        engine=engine.name,
+        version=engine.version,
+        precision=engine.precision,
+        load_s=loaded.load_s,
+        first_result_s=loaded.first_result_s,
+        memory_mb=loaded.memory_mb,
+        peak_mb=loaded.peak_mb,
+        calls=len(taken.calls),
+        latency=_quantiles(taken.calls),
+        stages=dict(zip(STAGES, (float(value) for value in np.median(stages, axis=0)), strict=True)),
+        streamed={batch: float(np.median(rates)) for batch, rates in taken.streamed.items()},
+        clients=clients,
+        served=float(np.median(taken.served)),
+        client_latency=_quantiles(taken.client_calls),
+        changed=exact.changed if exact else None,
+        pixels=exact.pixels if exact else None,
+        dice=exact.dice if exact else None,
+        metric=form.metric if form else None,
+        drop=form.drop if form else None,
+        notes=tuple(getattr(engine, "notes", ())),
+    )
+
+
+def _quantiles(milliseconds: Sequence[float]) -> Quantiles:
+    marks: NDArray[np.float64] = np.percentile(milliseconds, [50, 95, 99])
+    return Quantiles(*(float(value) for value in marks))
+
+
+def digest(bundle: Bundle) -> str:
+    """Return one sha256 of all the files of a bundle."""
+    listed = "".join(f"{name} {entry.sha256}\n" for name, entry in sorted(bundle.manifest.files.items()))
+    return hashlib.sha256(listed.encode()).hexdigest()
