@@ -376,7 +376,7 @@ def test_the_command_line(run, easy, folder, tmp_path):  # noqa: F811
     for arguments, sentence in (
         (["--precision", "auto"], "as --data"),
         (["--precision", "int9"], "expected auto"),
-        ([], "is a bundle: it takes --precision"),
+        ([], "is a bundle already; --format or --precision"),
         (["--data", folder], "go with --precision"),
         ([*options, "--data", tmp_path / "nowhere"], "expected a folder"),
         ([*options, "--data", folder], "its labels are"),

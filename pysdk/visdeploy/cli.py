@@ -215,9 +215,7 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a bundle and prove it on every engine installed here; add variants of lower precision to a bundle; or write
-    a bundle's network in another format.
-    """
+    """Make a bundle and prove it on every engine installed here; or variants of it, or another format."""
     _choice("format", format, ("bundle", "openvino", "pt2"))
     wanted: PrecisionOptions | None = None
     if format != "bundle" and _is_bundle(source):

@@ -99,6 +99,10 @@ class _Network:
 
 def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> OpenVinoEngine:
     """Compile the bundle's ONNX graph for single calls."""
+    for form in bundle.manifest.variants:
+        if (form.engine, form.precision) == ("openvino", precision) and form.files:
+            weights, graph = (bundle.read(name) for name in sorted(form.files))
+            return OpenVinoEngine(bundle, precision, threads, (graph, weights))
     refuse_precision("openvino", precision, precisions())
     return OpenVinoEngine(bundle, precision, threads)
 
