@@ -1,14 +1,16 @@
 """The engines that run a bundle's network, one adapter per file.
 
-An adapter module has `version()`, which raises ImportError where its package is missing, `precisions()`, which says
-what it can compute in on this machine, and `open_engine(...)`.
+An adapter module has `version()`, which raises ImportError where its package is missing, `device()`, which names what
+it computes on, `precisions()`, which says what it can compute in there, and `open_engine(...)`.
 """
 
 import difflib
+import platform
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from visdeploy.bundle import Bundle
 from visdeploy.errors import InputError, MissingDependencyError, UnsupportedError
 
-# In order of preference on a CPU.
-NAMES: Final = ("openvino", "onnxruntime", "torchscript")
+# In order of preference.
+NAMES: Final = ("tensorrt", "openvino", "onnxruntime", "torchscript")
+_DEVICES: Final = {"tensorrt": "cuda"}
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
 # Engines start what they are told to, until the process can start no more.
 _MAX_THREADS: Final = 1024
@@ -34,6 +37,7 @@ class Engine(Protocol):
         name: One of `NAMES`.
         version: Of the package that runs it.
         precision: What it computes in.
+        notes: Sentences that say how it came to be what it is: the precision chosen, networks cached or made anew.
         lanes: How many threads should call `infer(..., alone=False)` at once for the most images a second.
     """
 
@@ -41,6 +45,7 @@ class Engine(Protocol):
     version: str
     precision: str
     lanes: int
+    notes: list[str]
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         """Map (B, h, w, 3) uint8 RGB to (B, C, h', w') float32 logits.
@@ -77,33 +82,44 @@ def open_engine(
     Args:
         name: One of `NAMES`, or "auto" for the first that is installed.
         bundle: An opened bundle.
-        device: "auto" or "cpu".
-        precision: "auto" (what the bundle accepted, fp32 where nothing was measured), or one of `PRECISIONS`.
+        device: "auto", "cpu", or "cuda" for the GPU that the process sees first.
+        precision: One of `PRECISIONS`, or "auto" for the fastest here of fp32 and the bundle's accepted variants.
         num_threads: Threads for one inference; default, the container's CPU quota.
 
     Raises:
         InputError: An unknown engine, device or precision.
         MissingDependencyError: The engine's package is not installed; the message says what to install.
+        UnsupportedError: The engine has no such precision here, or the bundle no variant for it.
         EngineError: The engine refuses the model.
     """
+    from visdeploy.engines.choice import fastest
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"[load] device: expected auto, cpu, cuda, got {device!r}")
     if name == "auto":
-        name = _first_installed()
+        name = _first_installed(device)
     if name not in NAMES:
         close = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InputError(f"[load] engine: expected auto, {', '.join(NAMES)}, got {name!r}{hint}")
     if precision not in ("auto", *PRECISIONS):
         raise InputError(f"[load] precision: expected auto, {', '.join(PRECISIONS)}, got {precision!r}")
-    if device not in ("auto", "cpu"):
-        raise UnsupportedError(f"[load] device: {name} runs on the CPU here; expected auto or cpu, got {device!r}")
+    own = _DEVICES.get(name, "cpu")
+    if device not in ("auto", own):
+        raise UnsupportedError(f"[load] device: {name} runs on {own} alone; expected auto or {own}, got {device!r}")
     if num_threads is not None and not 1 <= num_threads <= _MAX_THREADS:
         raise InputError(f"[load] num_threads: expected 1 to {_MAX_THREADS}, got {num_threads}")
     adapter = load_adapter(name)
     threads = num_threads or cpu_quota()
-    engine: Engine = adapter.open_engine(
-        bundle, precision="fp32" if precision == "auto" else precision, threads=threads
-    )
-    return engine
+
+    def open_in(precision: str) -> Engine:
+        engine: Engine = adapter.open_engine(bundle, precision=precision, threads=threads)
+        return engine
+
+    if precision != "auto":
+        return open_in(precision)
+    facts = {"version": adapter.version(), "device": adapter.device(), "threads": str(threads)}
+    return fastest(name, bundle, open_in, facts)
 
 
 def status() -> list[Status]:
@@ -151,10 +167,43 @@ class Lazy(Generic[Key, Value]):
         self._made.clear()
 
 
-def refuse_precision(name: str, precision: str, supported: Sequence[str]) -> None:
-    """Raise UnsupportedError unless the engine computes in `precision`."""
-    if precision not in supported:
-        raise UnsupportedError(f"[load] precision: {name} computes in {', '.join(supported)} here, not in {precision}")
+def graph_files(
+    bundle: Bundle, name: str, precision: str, native: Mapping[str, str], variants: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Return the members of a bundle that hold what an engine runs in a precision.
+
+    Args:
+        bundle: An opened bundle.
+        name: Of the engine.
+        precision: One of `PRECISIONS`.
+        native: The member by precision, for those that need no variant here.
+        variants: Those that export can make a variant in.
+
+    Raises:
+        UnsupportedError: The engine has no such precision here, or the bundle no variant for it.
+    """
+    if precision in native:
+        return (native[precision],)
+    variant = bundle.manifest.variant(name, precision)
+    if variant is not None and variant.files:
+        return variant.files
+    if precision in variants:
+        raise UnsupportedError(
+            f"[load] precision: {bundle.path} holds no {precision} variant for {name}; to make one: "
+            f"visdeploy export SOURCE --precision {precision} --data DIR --out PATH"
+        )
+    raise UnsupportedError(
+        f"[load] precision: {name} computes in {', '.join([*native, *variants])} here, not in {precision}"
+    )
+
+
+def cpu_name() -> str:
+    """Return the name and instruction sets of the processor."""
+    from visdeploy.native import _core
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()} ({' '.join(_core.isa_names())})"
 
 
 def reason(error: BaseException, line: int = -1) -> str:
@@ -168,6 +217,8 @@ def load_adapter(name: str) -> Any:
     module = import_module(f"visdeploy.engines.{name}")
     try:
         module.version()
+    except MissingDependencyError:  # it knows better what is missing
+        raise
     except ImportError as error:
         raise MissingDependencyError(
             f"engine {name} cannot run here: {error}; to install it: pip install 'visdeploy[{name}]'"
@@ -175,9 +226,11 @@ def load_adapter(name: str) -> Any:
     return module
 
 
-def _first_installed() -> str:
+def _first_installed(device: str) -> str:
     reasons = []
     for name in NAMES:  # stops early: asking torch whether it is there takes seconds
+        if device not in ("auto", _DEVICES.get(name, "cpu")):
+            continue
         try:
             load_adapter(name)
         except MissingDependencyError as error:
