@@ -220,16 +220,18 @@ def _fixed_size(bundle: Bundle) -> "onnx.ModelProto":
     spec = bundle.manifest
     original = bundle.read(bundles.ONNX)
     graph = onnx.load_from_string(original)
-    dims = graph.graph.input[0].type.tensor_type.shape.dim
     if spec.resize == "native":
         return _preprocessed(graph)
+    # Old files list their weights among the inputs.
+    (dims,) = (value.type.tensor_type.shape.dim for value in graph.graph.input if value.name == spec.input_name)
     any_batch = not dims[0].HasField("dim_value")
     for dim, size in zip(dims, (1, *spec.size), strict=False):
         dim.dim_value = size
     folded = _preprocessed(graph)
     if not any_batch:
         return folded
-    for value in (*folded.graph.input, *folded.graph.output):
+    images = [value for value in folded.graph.input if value.name == spec.input_name]
+    for value in (*images, *folded.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del folded.graph.value_info[:]
     two = np.random.default_rng(0).integers(0, 256, (2, *spec.size, 3), np.uint8)
