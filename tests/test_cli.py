@@ -222,7 +222,7 @@ def test_benchmark_and_its_gate(run, binary_bundle, tmp_path):
     for entry in document["entries"]:
         assert set(entry["stages"]) == {"decode", "resize", "infer", "postprocess", "total"}
         assert (entry["changed"], entry["dice"]) == (0, 1)
-        assert entry["streamed"]["2"] > 0
+        assert entry["images_per_second"]["stream, batch 2"] > 0
     (tmp_path / "base.json").write_text(out)
     code, out, err = run("benchmark", binary_bundle, *quick, "--min", 1e9, "--engine", "openvino")
     assert code == 1
