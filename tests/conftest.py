@@ -17,6 +17,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 ENGINES = ("openvino", "onnxruntime", "torchscript")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache that is empty at first, for all tests and the processes they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISDEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real images and labels that $VISDEPLOY_DATA names."""

@@ -22,6 +22,7 @@ class StubEngine:
     def __init__(self, channels: int, before: Callable[[], None]) -> None:
         self.channels, self.before = channels, before
         self.batches: list[int] = []
+        self.closed = 0
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         self.before()
@@ -29,7 +30,7 @@ class StubEngine:
         return (images.astype(np.float32) / 255 - 0.5).transpose(0, 3, 1, 2)[:, : self.channels]
 
     def close(self) -> None:
-        pass
+        self.closed += 1
 
 
 def predictor(before: Callable[[], None] = lambda: None, **changes: Any) -> Predictor:

@@ -14,10 +14,10 @@ PACKAGE = ROOT / "pysdk" / "visdeploy"
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "native", "tolerance", "metrics", "whole_file", "machine"},
+    {"errors", "native", "tolerance", "metrics", "whole_file", "lanes", "machine"},
     {"spec", "mask", "ops", "image"},
-    {"bundle", "types", "preprocess"},
-    {"postprocess"},
+    {"bundle", "types", "preprocess", "tiling"},
+    {"postprocess", "cache"},
     {"engines", "golden"},
     {"predictor"},
     {"benchmark", "gpu_check", "verify", "prediction_files", "openvino_ir", "throughput", "regression", "check"},

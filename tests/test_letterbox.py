@@ -75,16 +75,51 @@ def test_padding() -> None:
     np.testing.assert_array_equal(floats, expected)
 
 
+@pytest.mark.parametrize("size", [(13, 21), (2, 3), (29, 50)])
 @pytest.mark.parametrize("interpolation", METHODS)
-def test_any_layout(interpolation: Any) -> None:
+def test_any_layout(interpolation: Any, size: tuple[int, int]) -> None:
     image = noise(40, 50)
-    expected = ops.letterbox(image[4:33, ::-1, ::-1].copy(), (13, 21), interpolation=interpolation)
+    expected = reference.letterbox(image[4:33, ::-1, ::-1], size, interpolation=interpolation)
+    read_only = image[4:33, ::-1, ::-1].copy()
+    read_only.flags.writeable = False
     for view in (
+        read_only,
         image[4:33, ::-1, ::-1],
+        image[::-1][7:36][::-1, ::-1, ::-1],
         np.asfortranarray(image)[4:33, ::-1, ::-1],
         np.repeat(image, 2, axis=1)[4:33, ::-2, ::-1],
     ):
-        np.testing.assert_array_equal(ops.letterbox(view, (13, 21), interpolation=interpolation), expected)
+        np.testing.assert_array_equal(ops.letterbox(view, size, interpolation=interpolation), expected)
+
+
+# Around the totals up to which the means are computed in float, and the sums of rows.
+@pytest.mark.parametrize("pixels", [2, 3, 16383, 16384, 16385, 65793, 65794, 2**20 - 1, 2**20])
+def test_means_are_rounded_half_up(pixels: int) -> None:
+    for brighter, expected in ((pixels // 2 + pixels % 2, 255), ((pixels - 1) // 2, 254)):
+        row = np.full((1, pixels, 3), 254, np.uint8)
+        row[0, :brighter] = 255
+        for image in (row, row.transpose(1, 0, 2)):
+            assert (ops.letterbox(image, (1, 1), interpolation="area") == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "interpolation"),
+    [
+        ((128, 129), (1, 1), "area"),
+        ((131, 127), (7, 126), "area"),
+        ((509, 251), (256, 100), "area"),
+        ((66001, 3), (5, 2), "area"),
+        ((3, 66001), (2, 5), "area"),
+        ((3, 2), (33001, 1), "bilinear"),
+        ((2, 3), (1, 33001), "bilinear"),
+        ((2, 3), (127, 65), "bilinear"),
+        ((400, 7), (9, 300), "bilinear"),
+    ],
+)
+def test_large_weights(before: tuple[int, int], after: tuple[int, int], interpolation: Any) -> None:
+    image = noise(*before)
+    expected = reference.letterbox(image, after, interpolation=interpolation)
+    np.testing.assert_array_equal(ops.letterbox(image, after, interpolation=interpolation), expected)
 
 
 IMAGE = np.zeros((8, 9, 3), np.uint8)
@@ -98,9 +133,9 @@ IMAGE = np.zeros((8, 9, 3), np.uint8)
         (lambda: ops.letterbox(IMAGE > 0, (4, 4)), r"^\[letterbox\] image: expected uint8, got bool$"),
         (
             lambda: ops.letterbox(IMAGE, (0, 4)),
-            r"^\[letterbox\] valid: expected sides from 1 to 8388608, got \(0, 4\)$",
+            r"^\[letterbox\] valid: expected sides from 1 to 1048576, got \(0, 4\)$",
         ),
-        (lambda: ops.letterbox(IMAGE, (4, 2**40)), r"^\[letterbox\] valid: expected sides from 1 to 8388608"),
+        (lambda: ops.letterbox(IMAGE, (4, 2**40)), r"^\[letterbox\] valid: expected sides from 1 to 1048576"),
         (lambda: ops.letterbox(IMAGE, (4, 4), (4, 3)), r"^\[letterbox\] size: expected at least \(4, 4\) .* \(4, 3\)$"),
         (
             lambda: ops.letterbox(IMAGE, (9, 9), interpolation="area"),

@@ -1,5 +1,9 @@
+import gc
 import io
+import random
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,8 +44,8 @@ def frames(count: int) -> list[Image]:
     return list(images)
 
 
-def decoders() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("visdeploy-decode")]
+def lanes() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("visdeploy-lane")]
 
 
 def test_every_kind_of_source_gives_the_same_answer(model: Predictor, photos: list[Image], tmp_path: Path) -> None:
@@ -182,33 +186,66 @@ def test_surprise_in_one_item_leaves_the_others_alone(monkeypatch: pytest.Monkey
     assert "MemoryError('no room')" in str(results[1].error)
 
 
-def test_failing_batch_leaves_the_others_alone() -> None:
-    calls = 0
+@pytest.mark.parametrize(("batch_size", "tries"), [(1, [1] * 6), (2, [1, 1, 2, 2, 2]), (6, [1] * 6 + [6])])
+@pytest.mark.parametrize("error", [EngineError("out of memory"), RuntimeError("out of memory")])
+def test_image_that_fails_its_batch_fails_alone(
+    batch_size: int, tries: list[int], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = stub.predictor()
+    infer = opened.engine.infer
 
-    def fail_second() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise EngineError("out of memory")
+    def fail_on_third(images: Image, alone: bool) -> NDArray[np.float32]:
+        logits = infer(images, alone=alone)
+        if (images == frames(3)[2]).all((1, 2, 3)).any():
+            raise error
+        return logits
 
-    results = list(stub.predictor(fail_second).stream(frames(6), batch_size=2))
-    assert [str(result.error) if result.error else "" for result in results] == [
-        *["", ""],
-        *["out of memory"] * 2,
-        *["", ""],
-    ]
+    monkeypatch.setattr(opened.engine, "infer", fail_on_third)
+    results = list(opened.stream(frames(6), batch_size=batch_size))
+    assert [result.index for result in results if result.error is not None] == [2]
+    assert [result.index for result in results] == list(range(6))
+    assert sorted(opened.engine.batches) == tries
+    assert isinstance(results[2].error, EngineError)
+    assert "out of memory" in str(results[2].error)
+
+
+def test_error_that_is_kept_keeps_no_image() -> None:
+    kept = []
+
+    def fail() -> None:
+        raise RuntimeError("no")
+
+    opened = stub.predictor(fail)
+    for frame in frames(3):
+        kept.append(weakref.ref(frame))
+        results = list(opened.stream(iter([frame]), batch_size=1))
+        assert results[0].error is not None
+    del frame
+    assert results
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 3
 
 
 def test_batches_hold_neighbours_of_one_size_up_to_the_limit() -> None:
     opened = stub.predictor(max_batch=3, resize="native")
     wide = np.zeros((64, 96, 3), np.uint8)
-    results = list(opened.stream([*frames(5), wide, wide, *frames(2)], batch_size=50))
-    assert all(result.error is None for result in results)
-    assert opened.engine.batches == [3, 2, 2, 2]
+    results = list(opened.stream([*frames(5), wide, wide, b"", *frames(2)], batch_size=50))
+    assert [result.index for result in results if result.error is not None] == [7]
+    assert sorted(opened.engine.batches) == [1, 1, 1, 1, 2, 3]
 
 
-def test_stream_reads_only_as_far_as_needed() -> None:
+def test_engine_chooses_the_batch() -> None:
+    opened = stub.predictor()
+    list(opened.stream(frames(4)))
+    assert opened.engine.batches == [1] * 4
+    opened.engine.preferred_batch = 2
+    list(opened.stream(frames(4)))
+    assert opened.engine.batches == [1] * 4 + [2] * 2
+
+
+def test_stream_reads_only_as_far_as_needed_and_keeps_nothing() -> None:
     read = 0
+    given: list[weakref.ref[Any]] = []
 
     def source() -> Iterator[Image]:
         nonlocal read
@@ -218,9 +255,52 @@ def test_stream_reads_only_as_far_as_needed() -> None:
 
     stream = stub.predictor().stream(source(), batch_size=2)
     assert read == 0
-    for answered, _ in enumerate(stream, 1):
-        assert read - answered <= 6
+    for answered, result in enumerate(stream, 1):
+        assert result.image is not None
+        given.append(weakref.ref(result))
+        assert read - answered <= 9
+        assert sum(ref() is not None for ref in given) <= 3  # this one, the one before, and its neighbour
+        if answered == 30:
+            time.sleep(0.1)
+            assert read - answered <= 9
     assert read == answered == 64
+
+
+def test_order_is_kept_whatever_each_image_takes() -> None:
+    rng = random.Random(0)
+    opened = stub.predictor(lambda: time.sleep(rng.choice([0, 0.001, 0.005])))
+    for batch_size in (1, 3):
+        results = list(opened.stream(frames(60), batch_size=batch_size))
+        assert [result.index for result in results] == list(range(60))
+        for result, frame in zip(results, frames(60), strict=True):
+            np.testing.assert_array_equal(classes(result), frame[..., 0] > 127)
+
+
+def test_stream_shares_the_cores_and_a_call_takes_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = stub.predictor()
+    infer, seen = opened.engine.infer, []
+
+    def watch(images: Image, *, alone: bool = True) -> NDArray[np.float32]:
+        seen.append((alone, threading.current_thread().name[:14]))
+        return infer(images, alone=alone)
+
+    monkeypatch.setattr(opened.engine, "infer", watch)
+    list(opened.stream(frames(3)))
+    opened(frames(1)[0])
+    assert seen[:3] == [(False, "visdeploy-lane")] * 3
+    assert seen[3] == (True, threading.current_thread().name[:14])
+
+
+def test_folder_is_a_stream_of_its_images(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "c.webp"):
+        image.write(tmp_path / name, frames(1)[0])
+    (tmp_path / "notes.txt").touch()
+    for folder in (tmp_path, str(tmp_path)):
+        results = list(stub.predictor().stream(folder))
+        assert [Path(result.source).name for result in results] == ["a.JPG", "b.png", "c.webp"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no images"):
+        stub.predictor().stream(tmp_path / "empty")
 
 
 def test_reused_buffer_gives_every_frame_its_own_answer() -> None:
@@ -259,13 +339,13 @@ def test_leaving_early_leaves_no_thread() -> None:
     opened = stub.predictor()
     for result in opened.stream(frames(40), batch_size=2):
         if result.index == 3:
-            assert decoders()
+            assert lanes()
             break
-    assert not decoders()
+    assert not lanes()
     stream = opened.stream(frames(40))
     next(stream)
     stream.close()
-    assert not decoders()
+    assert not lanes()
 
 
 def test_empty_stream_is_empty() -> None:
@@ -305,17 +385,41 @@ def test_closed_model_says_so(engine: str, binary_bundle: Path, photos: list[Ima
     with vd.load(binary_bundle, engine=engine) as opened:
         stream = opened.stream(photos * 20, batch_size=1)
         next(stream)
-    for use in (lambda: opened(photos[0]), lambda: opened.stream(photos), lambda: list(stream)):
+        batch = opened.stream(photos[:1] * 4, batch_size=4)
+        next(batch)
+    for use in (lambda: opened(photos[0]), lambda: opened.stream(photos), lambda: next(stream), lambda: next(batch)):
         with pytest.raises(InputError, match="the model was closed; load it again"):
             use()
     opened.close()
-    assert not decoders()
+    assert not lanes()
+
+
+def test_engine_is_closed_once_and_only_when_nobody_uses_it() -> None:
+    running, go = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        running.set()
+        go.wait(30)
+
+    opened = stub.predictor(wait)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(opened, frames(9)[8])
+        running.wait(30)
+        opened.close()
+        assert opened.engine.closed == 0
+        with pytest.raises(InputError, match="the model was closed"):
+            opened(frames(1)[0])
+        go.set()
+        assert classes(answer.result()).sum() == 64 * 8
+    assert opened.engine.closed == 1
+    opened.close()
+    assert opened.engine.closed == 1
 
 
 def test_engine_that_answers_nonsense_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = stub.predictor()
     for shape in [(2, 1, 64, 64), (64, 64), (0,)]:
-        monkeypatch.setattr(opened.engine, "infer", lambda images, shape=shape: np.zeros(shape, np.float32))
+        monkeypatch.setattr(opened.engine, "infer", lambda images, alone, shape=shape: np.zeros(shape, np.float32))
         with pytest.raises(EngineError, match="stub answered a batch of 1 with the shape"):
             opened(frames(1)[0])
 

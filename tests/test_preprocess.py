@@ -103,8 +103,9 @@ def test_areas_are_averaged_only_where_neither_axis_grows(
     size: tuple[int, int], changes: dict[str, Any], method: int
 ) -> None:
     image = noise(*size)
-    expected = cv2.resize(image, (96, 64), interpolation=method)
-    np.testing.assert_array_equal(resize(image, (64, 96), spec(**changes)), expected)
+    expected = cv2.resize(image, (96, 64), interpolation=method).astype(int)
+    levels = 0 if method == cv2.INTER_NEAREST else tolerance.LETTERBOX_LEVELS
+    assert np.abs(resize(image, (64, 96), spec(**changes)) - expected).max() <= levels
 
 
 def test_same_size_is_left_alone() -> None:
@@ -116,7 +117,7 @@ def test_same_size_is_left_alone() -> None:
 @pytest.mark.parametrize("changes", [{}, {"antialias": False}, {"interpolation": "nearest"}])
 @pytest.mark.parametrize("mode", ["stretch", "letterbox", "native"])
 @pytest.mark.parametrize("size", [(1, 1), (33, 17), (64, 96), (65, 130), (301, 97)])
-def test_images_on_a_device_stay_there(
+def test_images_on_a_device_stay_there_and_become_the_same(
     size: tuple[int, int], mode: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core = cuda_arrays.core()
@@ -127,6 +128,6 @@ def test_images_on_a_device_stay_there(
     assert (ours.valid, ours.source_size) == (expected.valid, expected.source_size)
     pixels = ours.pixels.numpy()
     assert pixels.dtype == np.uint8
-    assert np.abs(pixels.astype(int) - expected.pixels).max() <= tolerance.LETTERBOX_LEVELS
+    np.testing.assert_array_equal(pixels, expected.pixels)
     resized = resize(core.DeviceArray(image), expected.valid, options)
     np.testing.assert_array_equal(resized.numpy(), pixels[: expected.valid[0], : expected.valid[1]])

@@ -24,8 +24,9 @@ from visdeploy.engines.torchscript import accepting_deprecation
 from visdeploy.train import checkpoint
 
 ROUNDS = 7
-# Masks of another precision, or of Model API's nearest pixels, are not the same; they must be alike to be compared.
-ALIKE = 0.02
+# Masks of another precision, or of Model API's resize, which does not average, are not the same; they must be alike to
+# be compared, and how alike is printed.
+ALIKE = 0.05
 # Of ours in fp32 against today's script.
 CHANGED = 1e-4
 
@@ -57,11 +58,12 @@ def cases() -> list[Row]:
             "handwritten, OpenVINO queue": bind(rivals.handwritten(compiled, model.SIZE), files),
             "ceiling": ceiling(rivals.engine_alone(compiled, len(files), model.SIZE), files),
         }
-        if precision == "fp32":
-            share = float(np.mean([changed(a, b) for a, b in zip(ours(), today(files), strict=True)]))
-            print(f"changed pixels against today's script: {share:.2g}")
-            if share > CHANGED:
-                raise SystemExit(f"more than {CHANGED} of the pixels changed")
+        reference, *answers = ((name, serve()) for name, serve in contenders.items())
+        for name, answer in answers[:-1]:
+            share = float(np.mean([changed(a, b) for a, b in zip(reference[1], answer, strict=True)]))
+            print(f"{name}: {share:.2g} of the pixels differ from ours in {precision}")
+            if precision == "fp32" and name.startswith("today") and share > CHANGED:
+                raise SystemExit(f"more than {CHANGED} of the pixels changed against today's script")
         case = f"{len(files)} JPEG of 1918x1280 to RLE, {precision}"
         rows += compare(case, contenders, same=alike, n=ROUNDS)
         predictor.close()

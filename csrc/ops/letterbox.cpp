@@ -2,17 +2,20 @@
 
 #include "core/device.h"
 #include "core/error.h"
+#include "core/isa.h"
 
 namespace visdeploy {
 namespace {
 
-// Sums of weighted samples stay within their integers.
-constexpr std::int64_t kLongestSide = 1 << 23;
+// Sums of weighted samples stay exact: see Note [Whole numbers in floats].
+constexpr std::int64_t kLongestSide = 1 << 20;
 
 template <class T>
 void letterbox_to(const Tensor& image, const Letterbox& to, T* out) {
   check_letterbox(image, to);
   if (const auto stream = device_of("letterbox", {{"image", &image}})) return cuda::letterbox(image, to, *stream, out);
+  if (isa() == Isa::kAvx512) return avx512::letterbox(image, to, out);
+  if (isa() == Isa::kAvx2) return avx2::letterbox(image, to, out);
   cpu::letterbox(image, to, out);
 }
 

@@ -28,6 +28,14 @@ namespace cpu {
 void letterbox(const Tensor& image, const Letterbox& to, std::uint8_t* out);
 void letterbox(const Tensor& image, const Letterbox& to, float* out);
 }  // namespace cpu
+namespace avx2 {
+void letterbox(const Tensor& image, const Letterbox& to, std::uint8_t* out);
+void letterbox(const Tensor& image, const Letterbox& to, float* out);
+}  // namespace avx2
+namespace avx512 {
+void letterbox(const Tensor& image, const Letterbox& to, std::uint8_t* out);
+void letterbox(const Tensor& image, const Letterbox& to, float* out);
+}  // namespace avx512
 namespace cuda {
 void letterbox(const Tensor& image, const Letterbox& to, Stream stream, std::uint8_t* out);
 void letterbox(const Tensor& image, const Letterbox& to, Stream stream, float* out);

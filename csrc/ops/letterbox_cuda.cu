@@ -5,7 +5,46 @@ namespace visdeploy::cuda {
 namespace {
 
 #define VD_INLINE __device__ inline
-#include "ops/letterbox_pixel.h"
+#include "ops/letterbox_taps.h"
+
+// An image (H, W, 3) of any strides, and what becomes of it.
+struct Resize {
+  const std::uint8_t* image;
+  std::int64_t strides[3];
+  std::int64_t height, width;
+  Letterbox to;
+};
+
+// Writes the pixel at a row and a column of the result.
+template <class T>
+__device__ inline void write_pixel(const Resize& resize, std::int64_t row, std::int64_t column, T* out) {
+  if (row >= resize.to.valid_height || column >= resize.to.valid_width) {
+    for (int c = 0; c < 3; ++c) out[c] = static_cast<T>(resize.to.pad_value);
+    return;
+  }
+  const Taps rows = taps(resize.to.interpolation, row, resize.height, resize.to.valid_height);
+  const Taps columns = taps(resize.to.interpolation, column, resize.width, resize.to.valid_width);
+  std::uint64_t sums[3] = {};
+  for (std::int64_t y = rows.first; y <= rows.last; ++y) {
+    std::uint32_t row_sums[3] = {};
+    for (std::int64_t x = columns.first; x <= columns.last; ++x) {
+      const std::uint8_t* pixel = resize.image + y * resize.strides[0] + x * resize.strides[1];
+      const std::uint32_t weight = weight_of(columns, x);
+      for (int c = 0; c < 3; ++c) row_sums[c] += weight * pixel[c * resize.strides[2]];
+    }
+    for (int c = 0; c < 3; ++c) sums[c] += std::uint64_t{weight_of(rows, y)} * row_sums[c];
+  }
+  const std::uint64_t total = std::uint64_t{rows.total} * columns.total;
+  for (int c = 0; c < 3; ++c) out[c] = static_cast<T>((sums[c] + total / 2) / total);
+}
+
+Resize resize_of(const Tensor& image, const Letterbox& to) {
+  return {image.at<std::uint8_t>(0),
+          {image.strides[0], image.strides[1], image.strides[2]},
+          image.shape[0],
+          image.shape[1],
+          to};
+}
 
 // One thread per pixel of the result. Neighbours read pixels that are neighbours or overlap, from the L1 cache where
 // many become one, and write neighbours.

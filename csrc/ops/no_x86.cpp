@@ -6,6 +6,7 @@
 
 #include "ops/boxes.h"
 #include "ops/detect_candidates.h"
+#include "ops/letterbox.h"
 #include "ops/multibox_detection.h"
 #include "ops/nms.h"
 #include "ops/rle.h"
@@ -41,6 +42,8 @@ void scan(const float*, std::int64_t, std::int64_t, std::int64_t, Candidates&) {
 void suppress_anchors(const float*, const std::uint32_t*, std::int64_t, float, std::vector<std::uint32_t>&) {
   absent();
 }
+void letterbox(const Tensor&, const Letterbox&, std::uint8_t*) { absent(); }
+void letterbox(const Tensor&, const Letterbox&, float*) { absent(); }
 }  // namespace avx2
 
 namespace avx512 {
@@ -55,6 +58,8 @@ std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_
 void box_iou_row(const Boxes&, const double*, bool, double*) { absent(); }
 void decode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }
 void encode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }
+void letterbox(const Tensor&, const Letterbox&, std::uint8_t*) { absent(); }
+void letterbox(const Tensor&, const Letterbox&, float*) { absent(); }
 }  // namespace avx512
 
 }  // namespace visdeploy

@@ -30,6 +30,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+cache_app = typer.Typer(help="Compiled engines, kept under $VISDEPLOY_CACHE.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
 
 Item = TypeVar("Item")
 BundlePath = Annotated[Path, typer.Argument(help="A .vdz file, or a directory with the same files.")]
@@ -232,7 +234,7 @@ def predict(
     engine: Engine = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
-    batch: Annotated[int, typer.Option(help="Images per inference.")] = 8,
+    batch: Annotated[int | None, typer.Option(help="Images per inference; default, what suits the engine.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Probability of foreground, for a binary model.")] = None,
     overlays: Annotated[bool, typer.Option(help="Draw the masks over the images.")] = True,
     as_json: AsJson = False,
@@ -242,13 +244,13 @@ def predict(
     from visdeploy.predictor import load
 
     paths = _images(images)
-    failed, documents = [], []
+    failed, documents = 0, []
     with load(bundle, engine=engine, precision=precision, num_threads=threads) as predictor:
         files = PredictionFiles(out, predictor.spec, overlays=overlays)
         results = predictor.stream(paths, batch_size=batch, threshold=threshold)
         for result in _track(results, len(paths), "predicting"):
             if result.error is not None:
-                failed.append(result)
+                failed += 1
                 print(f"error: {result.error}", file=sys.stderr)
             else:
                 files.add(result)
@@ -258,9 +260,9 @@ def predict(
     if as_json:
         print(json.dumps(documents))
     else:
-        print(f"{len(paths) - len(failed)} of {len(paths)} images -> {out}/ (coco.json, kaggle.csv, overlays)")
+        print(f"{len(paths) - failed} of {len(paths)} images -> {out}/ (coco.json, kaggle.csv, overlays)")
     if failed:
-        raise InputError(f"[predict] {len(failed)} of {len(paths)} images could not be predicted")
+        raise InputError(f"[predict] {failed} of {len(paths)} images could not be predicted")
 
 
 @app.command()
@@ -384,6 +386,35 @@ def check(
         raise MissingDependencyError("no engine can run here; the usual one is: pip install 'visdeploy[openvino]'")
 
 
+@cache_app.command("ls")
+def cache_ls(as_json: AsJson = False) -> None:
+    """List the compiled engines that are kept for the next load, last used first."""
+    from datetime import datetime
+
+    from visdeploy import cache
+
+    kept, folder = cache.entries(), cache.directory()
+    total = sum(entry.size for entry in kept)
+    if as_json:
+        listed = [entry.to_dict() for entry in kept]
+        print(json.dumps({"directory": str(folder), "bytes": total, "limit": cache.limit(), "entries": listed}))
+        return
+    for entry in kept:
+        used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
+        parts = " ".join(f"{part}={value:.24}" for part, value in entry.key.items())
+        print(f"{entry.size / 1e6:8.1f} MB  used {used}  {parts}")
+    print(f"{folder}: {f'{total / 1e6:.1f} MB' if kept else 'empty'}, of at most {cache.limit() / 1e6:.0f} MB")
+
+
+@cache_app.command("clear")
+def cache_clear(as_json: AsJson = False) -> None:
+    """Remove them all; they are made again when next needed."""
+    from visdeploy import cache
+
+    freed = cache.clear()
+    print(json.dumps({"freed": freed}) if as_json else f"{cache.directory()}: {freed / 1e6:.1f} MB freed")
+
+
 def _check_gpu(as_json: bool) -> None:
     from dataclasses import asdict
 
@@ -443,17 +474,11 @@ def _open_data(path: Path, format: str, masks: str | None) -> "Dataset":
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
-    from visdeploy.image import SUFFIXES
+    from visdeploy.image import in_folder
 
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
-        if not inside:
-            raise InputError(f"the folder {path} holds no images ({', '.join(sorted(SUFFIXES))})")
-        found += inside
+        found += in_folder(path) if path.is_dir() else [path]
     return found
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
 from visdeploy import golden as goldens
-from visdeploy import image, tolerance
+from visdeploy import image, tiling, tolerance
 from visdeploy.bundle import Bundle, Manifest, Spec
 from visdeploy.engines import Engine, cpu_quota, installed, open_engine, reason
 from visdeploy.engines import torchscript as torchscript_engine
@@ -110,7 +110,7 @@ def export(
     if not sources:
         raise InputError("[export] golden: expected at least one image to record answers for, got none")
     parsed = Spec.parse(spec)
-    example = prepare(sources[0][1], parsed).pixels
+    example = next(tiling.windows(prepare(sources[0][1], parsed).pixels, parsed))
     if isinstance(net, nn.Module):
         manifest, files, reference = _convert_module(net, parsed, example, say)
     elif isinstance(net, str | os.PathLike):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from visdeploy import tiling
 from visdeploy.errors import BundleError, InputError
 from visdeploy.postprocess import find_masks
 from visdeploy.preprocess import Prepared, prepare
@@ -27,7 +28,7 @@ class Golden:
         decoded: (H, W, 3) uint8 RGB.
         pixels: (h, w, 3) uint8, resized and padded.
         valid: Height and width of the part of `pixels` that is image.
-        logits: (C, h', w') float32 that the reference answered.
+        logits: (C, h', w') float32 that the reference answered, blended where the image is tiled.
         classes: (H, W) uint8 class map.
     """
 
@@ -57,7 +58,7 @@ def record(
     recorded = []
     for index, (source, decoded) in enumerate(sources):
         prepared = prepare(decoded, spec)
-        logits = infer(prepared.pixels[None])[0]
+        logits = tiling.answer(infer, prepared.pixels, spec)
         if not np.isfinite(logits).all():
             raise InputError(f"[export] net: its logits for golden image {index} are not all finite")
         classes = find_masks(logits, prepared, spec).to_numpy()

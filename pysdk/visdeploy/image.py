@@ -95,6 +95,21 @@ def decode(source: ImageSource, *, color: Color = "rgb", max_pixels: int = MAX_P
     raise InputError(f"[decode] image: expected a path, bytes, uint8 array or PIL image, got {type(source).__name__}")
 
 
+def in_folder(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the image files directly in a folder, by name.
+
+    Raises:
+        InputError: There are none, or the folder cannot be read.
+    """
+    try:
+        found = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be read: {_reason(error)}") from error
+    if not found:
+        raise InputError(f"the folder {folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
 def encode_png(image: NDArray[np.uint8]) -> bytes:
     """Return the PNG file of (H, W, 3) uint8 RGB or (H, W) uint8 gray; raises `InputError` for anything else."""
     return _encode(image, ".png", "encode_png")

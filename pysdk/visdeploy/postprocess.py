@@ -1,6 +1,7 @@
 """From logits at network resolution to masks at the source image's size."""
 
 import math
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from visdeploy import mask, ops
 from visdeploy.errors import EngineError, InputError
 from visdeploy.preprocess import Prepared
 from visdeploy.spec import Manifest
-from visdeploy.types import Masks
+from visdeploy.types import Masks, Rle
 
 
 def find_masks(
@@ -28,14 +29,40 @@ def find_masks(
         EngineError: The logits have another number of channels than the spec says.
         InputError: The threshold is not a probability.
     """
-    channels = 1 if spec.binary else len(spec.labels)
-    if len(logits) != channels:
-        raise EngineError(f"the network answered with {len(logits)} channels, its spec says {channels}")
+    _check_channels(logits, spec)
     logits = _crop(logits, prepared)
     found = _binary(logits, prepared, spec, threshold) if spec.binary else _several(logits, prepared, spec)
-    labels = np.array([label for label, _ in found], np.int64)
-    rles = [rle for _, rle in found]
-    return Masks(rles, labels, prepared.source_size, spec.background, logits, spec.activation)
+    return _masks(found, prepared, spec, logits)
+
+
+def find_tiled_masks(
+    parts: Iterable[tuple[int, NDArray[np.float32]]], prepared: Prepared, spec: Manifest, threshold: float | None = None
+) -> Masks:
+    """Do the same with the logits of an image in tiles, of which those of several classes are never all in memory.
+
+    Args:
+        parts: What `tiling.blend` yields.
+        prepared: As in `find_masks`.
+        spec: The bundle's.
+        threshold: As in `find_masks`.
+    """
+    height, width = prepared.valid
+    logits = np.empty((1, height, width), np.float32) if spec.binary else None
+    classes = np.empty((0 if spec.binary else height, width), np.uint8)
+    for top, rows in parts:
+        _check_channels(rows, spec)
+        if top >= height:  # all padding
+            continue
+        bottom = min(height, top + rows.shape[1])
+        if logits is not None:
+            logits[:, top:bottom] = rows[:, : bottom - top, :width]
+        else:
+            classes[top:bottom] = ops.semantic_map(rows[:, : bottom - top, :width], (bottom - top, width))[0]
+    if logits is not None:
+        return _masks(_binary(logits, prepared, spec, threshold), prepared, spec, logits)
+    present = np.flatnonzero(np.bincount(classes.reshape(-1), minlength=len(spec.labels)))
+    found = [(int(label), mask.encode(classes == label)) for label in present if label != spec.background]
+    return _masks(found, prepared, spec, None)
 
 
 def logit_threshold(probability: float, spec: Manifest) -> float:
@@ -47,6 +74,20 @@ def logit_threshold(probability: float, spec: Manifest) -> float:
     if not 0 < probability < 1:
         raise InputError(f"[predict] threshold: expected a probability between 0 and 1, got {probability}")
     return math.log(probability / (1 - probability)) if spec.activation == "sigmoid" else probability
+
+
+def _check_channels(logits: NDArray[np.float32], spec: Manifest) -> None:
+    channels = 1 if spec.binary else len(spec.labels)
+    if len(logits) != channels:
+        raise EngineError(f"the network answered with {len(logits)} channels, its spec says {channels}")
+
+
+def _masks(
+    found: list[tuple[int, Rle]], prepared: Prepared, spec: Manifest, logits: NDArray[np.float32] | None
+) -> Masks:
+    labels = np.array([label for label, _ in found], np.int64)
+    rles = [rle for _, rle in found]
+    return Masks(rles, labels, prepared.source_size, spec.background, logits, spec.activation)
 
 
 def _crop(logits: NDArray[np.float32], prepared: Prepared) -> NDArray[np.float32]:
@@ -62,12 +103,12 @@ def _crop(logits: NDArray[np.float32], prepared: Prepared) -> NDArray[np.float32
 
 def _binary(
     logits: NDArray[np.float32], prepared: Prepared, spec: Manifest, threshold: float | None
-) -> list[tuple[int, dict[str, object]]]:
+) -> list[tuple[int, Rle]]:
     limit = logit_threshold(spec.threshold if threshold is None else threshold, spec)
     rle = mask.encode_logits(logits[0], prepared.source_size, limit)
     return [(0 if spec.background == 1 else 1, rle)] if mask.area(rle) else []
 
 
-def _several(logits: NDArray[np.float32], prepared: Prepared, spec: Manifest) -> list[tuple[int, dict[str, object]]]:
+def _several(logits: NDArray[np.float32], prepared: Prepared, spec: Manifest) -> list[tuple[int, Rle]]:
     _, areas, rles = ops.semantic_map(logits, prepared.source_size)
     return [(label, rles[label]) for label in range(len(rles)) if areas[label] and label != spec.background]

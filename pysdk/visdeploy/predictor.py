@@ -1,13 +1,13 @@
 """The one file that knows the order: decode, resize, infer, postprocess."""
 
 import os
+import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args, overload
@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Self, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from visdeploy import tiling
 from visdeploy.bundle import Bundle
 from visdeploy.engines import Engine, open_engine
 from visdeploy.errors import EngineError, InputError, VisdeployError
-from visdeploy.image import Color, ImageSource, decode
-from visdeploy.postprocess import find_masks, logit_threshold
+from visdeploy.image import Color, ImageSource, decode, in_folder
+from visdeploy.lanes import in_order
+from visdeploy.postprocess import find_masks, find_tiled_masks, logit_threshold
 from visdeploy.preprocess import Prepared, prepare
 from visdeploy.spec import Manifest
-from visdeploy.types import Result, Timings
+from visdeploy.types import Masks, Result, Timings
 
 if TYPE_CHECKING:
     from visdeploy.benchmark import Measurement
@@ -81,6 +83,8 @@ class Predictor:
         self.path = bundle.path
         self._num_threads = num_threads
         self._closed = False
+        self._running = 0
+        self._lock = threading.RLock()  # a signal's handler may close the model on the thread that holds it
         self._process = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -111,33 +115,40 @@ class Predictor:
 
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: "Iterable[ImageSource] | str | os.PathLike[str]",
         *,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         color: Color = "rgb",
         threshold: float | None = None,
     ) -> Iterator[Result]:
-        """Predict any number of images in order, with bounded memory; decoding runs ahead of inference.
+        """Predict any number of images in order, on as many threads as the engine has lanes, with bounded memory.
 
         An image that cannot be predicted yields a `Result` whose `error` is set, and the others go on. Where `images`
-        itself raises, what it gave before is answered first.
+        itself raises, what it gave before is answered first. Leaving the stream, or losing it, ends its threads.
 
         Args:
-            images: Paths, bytes, arrays or PIL images; read only as far as needed. An array may be reused for the next.
-            batch_size: Neighbours of one size that share an inference.
+            images: Paths, bytes, arrays or PIL images; or a folder, for the images in it by name. They are read on the
+                caller's thread and only as far as needed. An array may be reused for the next.
+            batch_size: Neighbours that are taken together, and share an inference where they are of one size; default,
+                what suits the engine.
             color: Channel order of arrays.
             threshold: As in a call.
 
         Raises:
             InputError: An argument is wrong.
         """
+        if batch_size is None:
+            batch_size = getattr(self.engine, "preferred_batch", 1)
         if batch_size < 1:
             raise InputError(f"[stream] batch_size: expected at least 1, got {batch_size}")
         if color not in get_args(Color):
             raise InputError(f"[stream] color: expected rgb or bgr, got {color!r}")
-        refuse_single(images, "[stream] images")
+        sources: Any = images
+        if isinstance(images, str | os.PathLike) and Path(images).is_dir():
+            sources = in_folder(images)
+        refuse_single(sources, "[stream] images")
         self._check_call(threshold)
-        return self._stream(iter(images), batch_size, color, threshold)
+        return self._stream(iter(sources), min(batch_size, self.spec.max_batch), color, threshold)
 
     def benchmark(self, images: Sequence[ImageSource], *, rounds: int = 20) -> "Measurement":
         """Time each stage over `images`, again and again; see `visdeploy.benchmark`."""
@@ -152,9 +163,12 @@ class Predictor:
         return verify.verify(self.path, engines=[self])
 
     def close(self) -> None:
-        """Release the engine; the predictor cannot be used afterwards."""
-        self._closed = True
-        self.engine.close()
+        """Release the engine, as soon as no other thread uses it; the predictor cannot be used afterwards."""
+        with self._lock:
+            last = not self._closed and not self._running
+            self._closed = True
+        if last:
+            self.engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -164,9 +178,12 @@ class Predictor:
     ) -> None:
         self.close()
 
-    def _check_call(self, threshold: float | None) -> None:
+    def _check_open(self) -> None:
         if self._closed:
             raise InputError("[predict] the model was closed; load it again")
+
+    def _check_call(self, threshold: float | None) -> None:
+        self._check_open()
         if os.getpid() != self._process:
             raise EngineError("[predict] the model was loaded before this process was forked; load it in this one")
         if threshold is None:
@@ -178,39 +195,25 @@ class Predictor:
         logit_threshold(threshold, self.spec)
 
     def _predict(self, source: Any, index: int, color: Color, threshold: float | None) -> Result:
-        return self._finish([self._prepare(_own(source), index, color)], threshold)[0]
+        return self._finish([self._prepare(_own(source), index, color)], threshold, alone=True)[0]
 
     def _stream(
-        self, images: Iterator[ImageSource], batch_size: int, color: Color, threshold: float | None
+        self, sources: Iterable[Any], batch_size: int, color: Color, threshold: float | None
     ) -> Iterator[Result]:
-        together = min(batch_size, self.spec.max_batch)
-        waiting: deque[Future[_Item]] = deque()
-        numbered = enumerate(images)
-        failure: Exception | None = None
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="visdeploy-decode") as pool:
+        def predict(batch: list[tuple[int, Any]]) -> list[Result]:
+            items = [self._try_prepare(source, index, color) for index, source in batch]
+            return [
+                result
+                for _, neighbours in groupby(items, lambda item: item.shape)
+                for result in self._try_finish(list(neighbours), threshold)
+            ]
 
-            def refill() -> None:
-                nonlocal failure
-                try:
-                    for index, source in islice(numbered, 2 * batch_size - len(waiting)):
-                        waiting.append(pool.submit(self._try_prepare, _own(source), index, color))
-                except Exception as error:  # the caller's own, raised once all that came before it is answered
-                    failure = error
-
-            try:
-                refill()
-                while waiting:
+        lanes = self.engine.lanes
+        with closing(in_order(predict, _batches(sources, batch_size), lanes, 2 * lanes)) as answers:
+            for results in answers:
+                for result in results:
                     self._check_call(threshold)
-                    batch = [waiting.popleft().result()]
-                    while waiting and len(batch) < together and waiting[0].result().fits(batch[0]):
-                        batch.append(waiting.popleft().result())
-                    refill()
-                    yield from self._try_finish(batch, threshold)
-                if failure is not None:
-                    raise failure
-            finally:
-                for future in waiting:
-                    future.cancel()
+                    yield result
 
     def _prepare(self, source: Any, index: int, color: Color) -> "_Item":
         result = Result(_describe(source), index, self.spec.labels, self.spec.palette)
@@ -225,36 +228,76 @@ class Predictor:
         try:
             return self._prepare(source, index, color)
         except Exception as error:  # whatever one image provokes must not cost the others
-            known = error if isinstance(error, VisdeployError) else InputError(f"[predict] image {index}: {error!r}")
-            return _Item(Result(_describe(source), index, self.spec.labels, self.spec.palette, error=known), None)
+            result = Result(_describe(source), index, self.spec.labels, self.spec.palette)
+            return _Item(_failed(result, error, InputError), None)
 
-    def _finish(self, batch: Sequence["_Item"], threshold: float | None) -> list[Result]:
+    def _finish(self, batch: Sequence["_Item"], threshold: float | None, *, alone: bool) -> list[Result]:
         inputs = [item.prepared for item in batch if item.prepared is not None]
+        if self.spec.resize == "tile":
+            pairs = zip(batch, inputs, strict=True)
+            return [self._tiled(item.result, prepared, threshold, alone) for item, prepared in pairs]
         start = time.perf_counter()
-        logits = self.engine.infer(np.stack([prepared.pixels for prepared in inputs]))
+        logits = self._infer([prepared.pixels for prepared in inputs], alone)
         share = 1e3 * (time.perf_counter() - start) / len(inputs)
-        if logits.ndim != 4 or len(logits) != len(inputs):
-            raise EngineError(f"{self.engine.name} answered a batch of {len(inputs)} with the shape {logits.shape}")
-        return [
-            self._answer(item.result, prepared, planes, share, threshold)
-            for item, prepared, planes in zip(batch, inputs, logits, strict=True)
-        ]
+        results = []
+        for item, prepared, planes in zip(batch, inputs, logits, strict=True):
+            start = time.perf_counter()
+            masks = find_masks(planes, prepared, self.spec, threshold)
+            took = 1e3 * (time.perf_counter() - start)
+            results.append(_answered(item.result, masks, share, took))
+        return results
 
     def _try_finish(self, batch: Sequence["_Item"], threshold: float | None) -> list[Result]:
         if batch[0].prepared is None:
-            return [batch[0].result]
+            return [item.result for item in batch]
         try:
-            return self._finish(batch, threshold)
-        except VisdeployError as error:
-            return [replace(item.result, error=error) for item in batch]
+            return self._finish(batch, threshold, alone=False)
+        except Exception as error:  # whatever one image provokes must not cost the others
+            if len(batch) > 1:  # of which perhaps one is to blame
+                return [result for item in batch for result in self._try_finish([item], threshold)]
+            return [_failed(batch[0].result, error, EngineError)]
 
-    def _answer(
-        self, result: Result, prepared: Prepared, logits: NDArray[np.float32], infer_ms: float, threshold: float | None
-    ) -> Result:
+    def _tiled(self, result: Result, prepared: Prepared, threshold: float | None, alone: bool) -> Result:
         start = time.perf_counter()
-        masks = find_masks(logits, prepared, self.spec, threshold)
-        took = 1e3 * (time.perf_counter() - start)
-        return replace(result, masks=masks, timings=replace(result.timings, infer_ms=infer_ms, postprocess_ms=took))
+        waited = 0.0
+
+        def infer(window: NDArray[np.uint8]) -> NDArray[np.float32]:
+            planes: NDArray[np.float32] = self._infer([window], alone=False)[0]
+            return planes
+
+        def timed(answers: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+            nonlocal waited
+            asked = time.perf_counter()
+            for planes in answers:
+                waited += time.perf_counter() - asked
+                yield planes
+                asked = time.perf_counter()
+
+        lanes, windows = self.engine.lanes, tiling.windows(prepared.pixels, self.spec)
+        # In a stream this already is one lane of several.
+        with closing(
+            in_order(infer, windows, lanes, 2 * lanes) if alone else (infer(window) for window in windows)
+        ) as answers:
+            parts = tiling.blend(timed(answers), prepared.pixels.shape[:2], self.spec)
+            masks = find_tiled_masks(parts, prepared, self.spec, threshold)
+        return _answered(result, masks, 1e3 * waited, 1e3 * (time.perf_counter() - start - waited))
+
+    def _infer(self, images: Sequence[NDArray[np.uint8]], alone: bool) -> NDArray[np.float32]:
+        with self._lock:
+            self._check_open()
+            self._running += 1
+        try:
+            batch = images[0][None] if len(images) == 1 else np.stack(images)
+            logits = self.engine.infer(batch, alone=alone)
+        finally:
+            with self._lock:
+                self._running -= 1
+                last = self._closed and not self._running
+            if last:
+                self.engine.close()
+        if logits.ndim != 4 or len(logits) != len(images):
+            raise EngineError(f"{self.engine.name} answered a batch of {len(images)} with the shape {logits.shape}")
+        return logits
 
 
 @dataclass(frozen=True)
@@ -264,11 +307,10 @@ class _Item:
     result: Result
     prepared: Prepared | None
 
-    def fits(self, other: "_Item") -> bool:
-        """Whether both can share a batch."""
-        if self.prepared is None or other.prepared is None:
-            return False
-        return bool(self.prepared.pixels.shape == other.prepared.pixels.shape)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What images that share a batch have in common."""
+        return () if self.prepared is None else self.prepared.pixels.shape
 
 
 def refuse_single(images: object, argument: str) -> None:
@@ -282,6 +324,38 @@ def _own(source: Any) -> Any:
     if isinstance(source, np.ndarray):
         return source.copy()
     return bytes(source) if isinstance(source, bytearray | memoryview) else source
+
+
+def _batches(sources: Iterable[Any], size: int) -> Iterator[list[tuple[int, Any]]]:
+    """Yield neighbours with their positions; where `sources` raises, what came before it first."""
+    batch: list[tuple[int, Any]] = []
+    failure: Exception | None = None
+    try:
+        for index, source in enumerate(sources):
+            batch.append((index, _own(source)))
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except Exception as error:  # the caller's own
+        failure = error
+    if batch:
+        yield batch
+    if failure is not None:
+        raise failure
+
+
+def _answered(result: Result, masks: Masks, infer_ms: float, postprocess_ms: float) -> Result:
+    timings = replace(result.timings, infer_ms=infer_ms, postprocess_ms=postprocess_ms)
+    return replace(result, masks=masks, timings=timings)
+
+
+def _failed(result: Result, error: Exception, kind: type[VisdeployError]) -> Result:
+    known = error if isinstance(error, VisdeployError) else kind(f"[predict] image {result.index}: {error!r}")
+    seen: BaseException | None = known
+    while seen is not None:  # the frames of a traceback hold every image that was in them
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
+    return Result(result.source, result.index, result.labels, result.palette, error=known)
 
 
 def _describe(source: Any) -> str:

@@ -1,24 +1,20 @@
 """From a decoded image to what the network sees; training, export and serving call the same function."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
-
-import cv2
-import numpy as np
+from typing import Literal
 
 from visdeploy import ops
 from visdeploy.mask import Array
 from visdeploy.spec import Spec
 
-_METHODS: Final = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
-
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image at network size.
+    """One image as the network needs it.
 
     Attributes:
-        pixels: (h, w, 3) uint8 RGB, NumPy's, or on the device of an image that lies on one.
+        pixels: (h, w, 3) uint8 RGB, NumPy's, or on the device of an image that lies on one; of the whole image where
+            `tiling.windows` cuts what the network sees.
         valid: Height and width of the top-left part that is image; the rest is padding.
         source_size: Height and width of the image before resizing.
     """
@@ -31,8 +27,7 @@ class Prepared:
 def prepare(image: Array, spec: Spec) -> Prepared:
     """Resize and pad a decoded (H, W, 3) uint8 RGB image as the spec says.
 
-    OpenCV does so for NumPy's arrays. Others, which lie on a CUDA device, stay there: samples are then within
-    `tolerance.LETTERBOX_LEVELS`.
+    One that lies on a CUDA device stays there, and becomes the same to the last bit.
     """
     source = image.shape[0], image.shape[1]
     if spec.resize == "stretch":
@@ -41,29 +36,23 @@ def prepare(image: Array, spec: Spec) -> Prepared:
         scale = min(spec.size[0] / source[0], spec.size[1] / source[1])
         valid = max(1, round(source[0] * scale)), max(1, round(source[1] * scale))
         padded = spec.size
+    elif spec.resize == "tile":
+        valid = source
+        padded = max(source[0], spec.size[0]), max(source[1], spec.size[1])
     else:
         valid = source
         padded = -(-source[0] // spec.divisor) * spec.divisor, -(-source[1] // spec.divisor) * spec.divisor
-    if not isinstance(image, np.ndarray):
-        return Prepared(_on_device(image, valid, padded, spec), valid, source)
-    pixels = resize(image, valid, spec)
-    if padded != valid:
-        bottom, right = padded[0] - valid[0], padded[1] - valid[1]
-        pixels = np.pad(pixels, ((0, bottom), (0, right), (0, 0)), constant_values=spec.pad_value)
-    return Prepared(pixels, valid, source)
+    return Prepared(_letterbox(image, valid, padded, spec), valid, source)
 
 
 def resize(image: Array, size: tuple[int, int], spec: Spec) -> Array:
     """Resample (H, W, 3) to `size` (height, width) with the spec's interpolation, as `prepare` does."""
-    if tuple(image.shape[:2]) == size:
+    return _letterbox(image, size, size, spec)
+
+
+def _letterbox(image: Array, valid: tuple[int, int], padded: tuple[int, int], spec: Spec) -> Array:
+    if tuple(image.shape[:2]) == padded:
         return image
-    if not isinstance(image, np.ndarray):
-        return _on_device(image, size, size, spec)
-    method = _METHODS[_interpolation(image, size, spec)]
-    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), np.uint8)
-
-
-def _on_device(image: Array, valid: tuple[int, int], padded: tuple[int, int], spec: Spec) -> Array:
     interpolation = _interpolation(image, valid, spec)
     return ops.letterbox(image, valid, padded, interpolation=interpolation, pad_value=spec.pad_value)
 

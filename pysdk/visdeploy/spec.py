@@ -56,7 +56,8 @@ class Spec(BaseModel):
         max_size: Largest height and width that engines with fixed profiles prepare for.
         exif: The EXIF orientation is applied on decoding.
         resize: "stretch" to `size`; "letterbox" keeps the aspect and pads right and bottom; "native" only pads, to a
-            multiple of `divisor`.
+            multiple of `divisor`; "tile" looks at the image through windows of `size`, and pads what is smaller.
+        tile_overlap: The share of a window that the next one repeats, along each axis.
         interpolation: How pixels are resampled.
         antialias: Average over areas (cv2.INTER_AREA) where neither axis grows.
         pad_value: Sample value of padding.
@@ -83,7 +84,8 @@ class Spec(BaseModel):
     max_batch: Annotated[int, Field(ge=1)] = 8
     max_size: Size | None = None
     exif: Literal[True] = True
-    resize: Literal["stretch", "letterbox", "native"] = "stretch"
+    resize: Literal["stretch", "letterbox", "native", "tile"] = "stretch"
+    tile_overlap: Annotated[float, Field(ge=0, le=0.75)] = 0.25
     interpolation: Literal["bilinear", "nearest"] = "bilinear"
     antialias: bool = True
     pad_value: Sample = 0

@@ -13,7 +13,7 @@ MASK_PIXELS: Final = {"fp32": 1e-3, "fp16": 5e-3, "bf16": 2e-2, "int8": 5e-2}
 DECODE_MEAN: Final = 1.0
 # From one decoded image, though, resizing differs only by rounding; another interpolation is far outside.
 RESIZE_LEVELS: Final = 2.0
-# The kernel that resizes on a device rounds exact means once, OpenCV its weights too; nearest pixels are equal.
+# ops.letterbox, which resizes, rounds exact means once, OpenCV its weights too; nearest pixels are equal.
 LETTERBOX_LEVELS: Final = 1
 # Likewise from one set of logits to masks: only values at the threshold may fall either way.
 POSTPROCESS_PIXELS: Final = 1e-4

@@ -40,7 +40,8 @@ class Masks:
         labels: (K,) int64 class index of each.
         size: Height and width of the source image.
         background: Class index of the pixels that no mask covers; None where every pixel has a class in `labels`.
-        logits: (C, h, w) float32 network output of the part that is image, at network resolution.
+        logits: (C, h, w) float32 network output of the part that is image, at network resolution; None for several
+            classes in an image that was answered in tiles, as they would fill the memory.
         activation: How logits become probabilities, see `Spec.activation`.
     """
 
@@ -48,7 +49,7 @@ class Masks:
     labels: NDArray[np.int64]
     size: tuple[int, int]
     background: int | None
-    logits: NDArray[np.float32] = field(repr=False)
+    logits: NDArray[np.float32] | None = field(repr=False)
     activation: str = field(repr=False)
 
     def to_numpy(self) -> NDArray[np.uint8]:
@@ -62,7 +63,15 @@ class Masks:
         """Return (H, W) probability of the foreground, or (C, H, W) of every class where there are several.
 
         Infinite logits count as very large ones; a NaN stays one.
+
+        Raises:
+            InputError: There are several classes, and the image was answered in tiles.
         """
+        if self.logits is None:
+            raise InputError(
+                "[probability] expected an image answered at once: in tiles, several classes keep only the best of each"
+                " pixel; predict a part of the image, or read to_numpy()"
+            )
         height, width = self.size
         finite = np.clip(self.logits, -1e30, 1e30)
         planes = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in finite])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import golden as goldens
-from visdeploy import tolerance
+from visdeploy import tiling, tolerance
 from visdeploy.bundle import GOLDEN, TORCHSCRIPT, Bundle
 from visdeploy.engines import NAMES, Engine, installed, open_engine
 from visdeploy.engines.exported import open_file
@@ -266,8 +266,8 @@ def _postprocessing(recorded: Sequence[Golden], spec: Manifest) -> Row:
 
 
 def _golden_rows(predictor: Predictor, recorded: Sequence[Golden], ran: Mapping[str, str]) -> list[Row]:
-    spec, precision = predictor.spec, ran["precision"]
-    errors = [relative_error(predictor.engine.infer(golden.pixels[None])[0], golden.logits) for golden in recorded]
+    spec, precision, infer = predictor.spec, ran["precision"], predictor.engine.infer
+    errors = [relative_error(tiling.answer(infer, golden.pixels, spec), golden.logits) for golden in recorded]
     limit = spec.tolerances.get(precision, tolerance.LOGITS[precision])
     answered = [_classes(result) for result in predictor.stream([golden.source for golden in recorded])]
     compared = _against_golden(answered, recorded, spec)

@@ -17,14 +17,14 @@ def letterbox(
     dtype: Literal["uint8", "float32"] = "uint8",
     out: Array | None = None,
 ) -> Array:
-    """Resize an image and pad it right and bottom: the half of `preprocess.prepare` that works on a CUDA device.
+    """Resize an image and pad it right and bottom, on one thread or on the CUDA device that it lies on.
 
-    Samples are exact means, rounded once, half up. OpenCV, which has INTER_NEAREST, INTER_LINEAR and INTER_AREA for
-    these, rounds its weights and means its own way: "nearest" is equal, the others are within
-    `tolerance.LETTERBOX_LEVELS`. On the CPU OpenCV is the faster one.
+    Samples are exact means, rounded once, half up, and so the same everywhere. OpenCV, which has INTER_NEAREST,
+    INTER_LINEAR and INTER_AREA for these, rounds its weights and means its own way: "nearest" is equal, the others are
+    within `tolerance.LETTERBOX_LEVELS`.
 
     Args:
-        image: (H, W, 3) uint8 of any strides.
+        image: (H, W, 3) uint8 of any strides, with sides up to 2^20.
         valid: (h, w) to resize to.
         size: (height, width) to pad to; None is `valid`.
         interpolation: "area" averages all that becomes one pixel, where no side grows.
