@@ -23,6 +23,7 @@ class StubEngine:
         self.channels, self.before = channels, before
         self.batches: list[int] = []
         self.closed = 0
+        self.notes: list[str] = []
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         self.before()

@@ -45,7 +45,7 @@ class SlowEngine(stub.StubEngine):
     def __init__(self, time: Time, name: str, precision: str, seconds: float) -> None:
         super().__init__(1, lambda: None)
         self.time, self.name, self.precision, self.seconds = time, name, precision, seconds
-        self.notes = (f"{name} was chosen by nobody",)
+        self.notes = [f"{name} was chosen by nobody"]
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         self.time.spend(self.seconds * len(images))

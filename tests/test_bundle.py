@@ -375,7 +375,7 @@ def test_interrupted_write_keeps_the_old_bundle(
     before = path.read_bytes()
 
     def fail(manifest: bytes, files: dict[str, bytes]) -> object:
-        yield "manifest.json", b"PK\3\4"
+        yield b"PK\3\4"
         raise failure
 
     monkeypatch.setattr(bundles, "_parts", fail)

@@ -108,8 +108,17 @@ def test_check_explains_this_machine(run):
     assert 1 <= found["cpus"] <= found["cpus_present"]
     assert set(found["pays"]) == {"bf16", "fp16", "int8"}
     assert {"numpy", "opencv-python"} <= set(found["libraries"])
+    assert found["cache"]["directory"] == os.environ["VISDEPLOY_CACHE"]
+    assert found["cache"]["bytes"] <= found["cache"]["limit"]
     said = run("check")[1]
-    for part in ("openvino", "CPUs for this process", "in use; found: scalar", "CUDA kernels", "extras"):
+    for part in (
+        "openvino",
+        "CPUs for this process",
+        "in use; found: scalar",
+        "CUDA kernels",
+        "extras",
+        "compiled engines",
+    ):
         assert part in said
 
 

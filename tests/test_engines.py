@@ -28,9 +28,17 @@ PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript":
         ({"device": "cuda"}, UnsupportedError, "device: .* expected auto or cpu, got 'cuda'"),
         ({"num_threads": 0}, InputError, "num_threads: expected 1 to 1024, got 0"),
         ({"num_threads": 1 << 30}, InputError, "num_threads: expected 1 to 1024, got 1073741824"),
-        ({"engine": "onnxruntime", "precision": "bf16"}, UnsupportedError, "onnxruntime computes in fp32 here"),
+        (
+            {"engine": "onnxruntime", "precision": "bf16"},
+            UnsupportedError,
+            "onnxruntime computes in fp32, int8 here, not in bf16",
+        ),
         ({"engine": "torchscript", "precision": "fp16"}, UnsupportedError, "torchscript computes in fp32 here"),
-        ({"engine": "openvino", "precision": "int8"}, UnsupportedError, "openvino computes in fp32.*, not in int8"),
+        (
+            {"engine": "openvino", "precision": "int8"},
+            UnsupportedError,
+            r"street\.vdz holds no int8 variant for openvino; to make one: visdeploy export .* --precision int8 --data",
+        ),
     ],
 )
 def test_wrong_argument_is_named(
@@ -144,7 +152,7 @@ def test_openvino_computes_in_what_it_says(binary_bundle: Path, monkeypatch: pyt
             assert reduced.precision == precision
             assert 0 < relative_error(reduced.infer(images), reference) <= tolerance.LOGITS[precision]
     monkeypatch.setattr(openvino.Core, "get_property", lambda core, device, name: ["FP32", "INT8"])
-    with pytest.raises(UnsupportedError, match="openvino computes in fp32 here, not in bf16"):
+    with pytest.raises(UnsupportedError, match="openvino computes in fp32, int8 here, not in bf16"):
         open_engine("openvino", bundle, precision="bf16")
 
 

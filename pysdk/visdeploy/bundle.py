@@ -14,8 +14,10 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -49,6 +51,7 @@ class Bundle:
     path: Path
     manifest: Manifest
     files: Mapping[str, bytes]
+    _sums: dict[str, "_Sums"] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
@@ -60,14 +63,16 @@ class Bundle:
         """
         path = Path(path)
         try:
-            manifest, files = _read_directory(path) if path.is_dir() else _read_archive(path)
+            manifest, files, sums = _read_directory(path) if path.is_dir() else _read_archive(path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise BundleError(f"{path}: cannot read the bundle ({reason})") from error
         for name, entry in manifest.files.items():
-            if _sha256(files[name]) != entry.sha256:
+            if sums[name].sha256 != entry.sha256:
                 raise BundleError(f"{path}: {name} does not match the checksum in its manifest")
-        return cls(path, manifest, files)
+        opened = cls(path, manifest, files)
+        opened._sums.update(sums)
+        return opened
 
     def read(self, name: str) -> bytes:
         """Return a member's content.
@@ -78,6 +83,17 @@ class Bundle:
         if name not in self.files:
             raise BundleError(f"{self.path}: the bundle holds no {name}; it has {', '.join(sorted(self.files))}")
         return self.files[name]
+
+    def sha256(self, name: str) -> str:
+        """Return the checksum of a member's content, in hexadecimal.
+
+        Raises:
+            BundleError: The bundle has no such member.
+        """
+        content = self.read(name)
+        if name not in self._sums:
+            self._sums[name] = _Sums.of(content)
+        return self._sums[name].sha256
 
 
 def write(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
@@ -94,78 +110,115 @@ def write(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> N
     path = Path(path)
     if sum(map(len, files.values())) > MAX_BYTES - _MAX_MANIFEST:
         raise InputError(f"cannot write {path}: its files have more than {MAX_BYTES - _MAX_MANIFEST} bytes together")
-    entries = {name: FileEntry(sha256=_sha256(data), size=len(data)) for name, data in files.items()}
+    sums = _all_sums(files)
+    entries = {name: FileEntry(sha256=sums[name].sha256, size=len(data)) for name, data in files.items()}
     manifest = manifest.model_copy(update={"files": dict(sorted(entries.items()))})
+    described = manifest.model_dump_json(indent=1).encode()
+    sums[MANIFEST] = _Sums.of(described)
     try:
         with whole_file(path) as partial, partial.open("wb") as file:
-            file.writelines(part for _, part in _parts(manifest.model_dump_json(indent=1).encode(), files))
+            file.writelines(_parts({MANIFEST: described} | dict(sorted(files.items())), sums))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {path} ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _parts(manifest: bytes, files: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
-    """Yield the archive piece by piece, each with the name of the member that it belongs to."""
+class _Sums(NamedTuple):
+    crc32: int
+    sha256: str
+
+    @classmethod
+    def of(cls, data: bytes) -> "_Sums":
+        return cls(zlib.crc32(data), hashlib.sha256(data).hexdigest())
+
+
+def _all_sums(files: Mapping[str, bytes]) -> dict[str, _Sums]:
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(files, pool.map(_Sums.of, files.values()), strict=True))
+
+
+def _parts(members: Mapping[str, bytes], sums: Mapping[str, _Sums]) -> Iterator[bytes]:
+    """Yield the archive piece by piece."""
     digest = hashlib.sha256()
     directory = b""
     offset = 0
-    for name, data in [(MANIFEST, manifest), *sorted(files.items())]:
-        header, entry = _headers(name, data, offset)
+    for name, data in members.items():
+        header, entry = _headers(name, len(data), sums[name], offset)
         directory += entry
         for part in (header, data):
             digest.update(part)
             offset += len(part)
-            yield name, part
-    count = len(files) + 1
-    comment_length = len("sha256:") + 2 * digest.digest_size
-    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, len(directory), offset, comment_length)
-    digest.update(directory + end)
-    yield "its directory", directory + end + b"sha256:" + digest.hexdigest().encode()
+            yield part
+    yield _ending(directory, len(members), offset, digest)
 
 
-def _headers(name: str, data: bytes, offset: int) -> tuple[bytes, bytes]:
+def _headers(name: str, size: int, sums: _Sums, offset: int) -> tuple[bytes, bytes]:
     """Return the header in front of a member, and its entry in the archive's directory."""
-    facts = struct.pack("<5H3I2H", 20, 0, 0, 0, _JANUARY_1980, zlib.crc32(data), len(data), len(data), len(name), 0)
+    facts = struct.pack("<5H3I2H", 20, 0, 0, 0, _JANUARY_1980, sums.crc32, size, size, len(name), 0)
     place = struct.pack("<3H2I", 0, 0, 0, 0o644 << 16, offset)
     made_by_unix = b"\x14\3"
     return b"PK\3\4" + facts + name.encode(), b"PK\1\2" + made_by_unix + facts + place + name.encode()
 
 
-def _read_archive(path: Path) -> tuple[Manifest, dict[str, bytes]]:
+def _ending(directory: bytes, count: int, offset: int, digest: "hashlib._Hash") -> bytes:
+    """Return what follows the members, given the digest of all before."""
+    comment_length = len("sha256:") + 2 * digest.digest_size
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, len(directory), offset, comment_length)
+    digest.update(directory + end)
+    return directory + end + b"sha256:" + digest.hexdigest().encode()
+
+
+def _read_archive(path: Path) -> tuple[Manifest, dict[str, bytes], dict[str, _Sums]]:
     status = path.stat()
     # A device or a pipe may have no end.
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
         raise BundleError(f"{path}: not a visdeploy bundle, which is a file of at most {MAX_BYTES} bytes")
-    data = path.read_bytes()
-    at = _HEADER_LENGTH + len(MANIFEST)
-    if not data.startswith(b"PK\3\4") or data[_HEADER_LENGTH:at] != MANIFEST.encode():
-        raise BundleError(f"{path}: not a visdeploy bundle, or its first bytes were altered")
-    start, at = at, at + int.from_bytes(data[22:26], "little")
-    manifest_data = data[start:at]
-    if data[:start] != _headers(MANIFEST, manifest_data, 0)[0]:
-        raise _altered(path, MANIFEST)
-    manifest = _parse_manifest(manifest_data, path)
-    files = {}
-    for name, entry in sorted(manifest.files.items()):
-        start = at + _HEADER_LENGTH + len(name)
-        at = start + entry.size
-        files[name] = data[start:at]
-    at = 0
-    for name, part in _parts(manifest_data, files):
-        if not data.startswith(part, at):
-            raise _altered(path, name)
-        at += len(part)
-    if at != len(data):
+    digest = hashlib.sha256()
+    # Checksums are most of the work, and leave the other threads alone.
+    with path.open("rb") as file, ThreadPoolExecutor(2) as pool:
+
+        def read(size: int) -> bytes:
+            part = file.read(min(size, status.st_size))  # what is claimed may be more than there is memory
+            digest.update(part)
+            return part
+
+        header = read(_HEADER_LENGTH + len(MANIFEST))
+        if not header.startswith(b"PK\3\4") or header[_HEADER_LENGTH:] != MANIFEST.encode():
+            raise BundleError(f"{path}: not a visdeploy bundle, or its first bytes were altered")
+        described = read(int.from_bytes(header[22:26], "little"))
+        expected, directory = _headers(MANIFEST, len(described), _Sums.of(described), 0)
+        if header != expected:
+            raise _altered(path, MANIFEST)
+        manifest = _parse_manifest(described, path)
+        offset = len(header) + len(described)
+        headers, files, jobs = {}, {}, {}
+        for name, entry in sorted(manifest.files.items()):
+            headers[name] = read(_HEADER_LENGTH + len(name))
+            files[name] = read(entry.size)
+            jobs[name] = pool.submit(_Sums.of, files[name])
+        sums = {name: job.result() for name, job in jobs.items()}
+        for name, data in files.items():
+            expected, line = _headers(name, len(data), sums[name], offset)
+            if headers[name] != expected:
+                raise _altered(path, name)
+            directory += line
+            offset += len(expected) + len(data)
+        end = _ending(directory, len(files) + 1, offset, digest)
+        rest = file.read(len(end) + 1)
+    if not rest.startswith(end):
+        raise _altered(path, "its directory")
+    if rest != end:
         raise _altered(path, "its end")
-    return manifest, files
+    return manifest, files, sums
 
 
 def _altered(path: Path, where: str) -> BundleError:
     return BundleError(f"{path}: the bundle was cut short or altered (in {where}); copy or export it again")
 
 
-def _read_directory(path: Path) -> tuple[Manifest, dict[str, bytes]]:
+def _read_directory(path: Path) -> tuple[Manifest, dict[str, bytes], dict[str, _Sums]]:
     manifest = _parse_manifest(_read_file(path, MANIFEST, _MAX_MANIFEST), path)
-    return manifest, {name: _read_file(path, name, entry.size) for name, entry in manifest.files.items()}
+    files = {name: _read_file(path, name, entry.size) for name, entry in manifest.files.items()}
+    return manifest, files, _all_sums(files)
 
 
 def _read_file(folder: Path, name: str, limit: int) -> bytes:
@@ -201,7 +254,3 @@ def _parse_manifest(data: bytes, path: Path) -> Manifest:
         if not _NAME.fullmatch(name) or name == MANIFEST:
             raise BundleError(f"{path}: refused, its manifest lists a file named {name!r}")
     return manifest
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -217,6 +217,11 @@ class Manifest(Spec):
     variants: tuple[Variant, ...] = ()
     files: Annotated[dict[str, FileEntry], Field(max_length=1000)] = Field(default_factory=dict)
 
+    def variant(self, engine: str, precision: str) -> Variant | None:
+        """Return the form of lower precision for an engine, accepted or not, or None."""
+        found = (entry for entry in self.variants if (entry.engine, entry.precision) == (engine, precision))
+        return next(found, None)
+
 
 def default_palette(count: int, background: int | None) -> tuple[Color, ...]:
     """Return `count` RGB colours that are easy to tell apart; the background is black."""

@@ -353,7 +353,7 @@ def _summarise(loaded: Loaded, taken: _Samples, exact: Row | None) -> Entry:
         dice=exact.dice if exact else None,
         metric=form.metric if form else None,
         drop=form.drop if form else None,
-        notes=tuple(getattr(engine, "notes", ())),
+        notes=tuple(engine.notes),
     )
 
 

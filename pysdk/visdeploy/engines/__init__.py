@@ -1,12 +1,12 @@
 """The engines that run a bundle's network, one adapter per file.
 
-An adapter module has `version()`, which raises ImportError where its package is missing, `precisions()`, which says
-what it can compute in on this machine, and `open_engine(...)`.
+An adapter module has `version()`, which raises ImportError where its package is missing, `device()`, which names what
+it computes on, `precisions()`, which says in what it can, and `open_engine(...)`.
 """
 
 import difflib
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -34,6 +34,7 @@ class Engine(Protocol):
         name: One of `NAMES`.
         version: Of the package that runs it.
         precision: What it computes in.
+        notes: Sentences that say how it came to be what it is: the precision chosen, networks cached or made anew.
         lanes: How many threads should call `infer(..., alone=False)` at once for the most images a second.
     """
 
@@ -41,6 +42,7 @@ class Engine(Protocol):
     version: str
     precision: str
     lanes: int
+    notes: list[str]
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         """Map (B, h, w, 3) uint8 RGB to (B, C, h', w') float32 logits.
@@ -78,14 +80,17 @@ def open_engine(
         name: One of `NAMES`, or "auto" for the first that is installed.
         bundle: An opened bundle.
         device: "auto" or "cpu".
-        precision: "auto" (what the bundle accepted, fp32 where nothing was measured), or one of `PRECISIONS`.
+        precision: One of `PRECISIONS`, or "auto" for the fastest here of fp32 and the bundle's accepted variants.
         num_threads: Threads for one inference; default, the container's CPU quota.
 
     Raises:
         InputError: An unknown engine, device or precision.
         MissingDependencyError: The engine's package is not installed; the message says what to install.
+        UnsupportedError: The engine has no such precision here, or the bundle no variant for it.
         EngineError: The engine refuses the model.
     """
+    from visdeploy.engines.choice import fastest
+
     if name == "auto":
         name = _first_installed()
     if name not in NAMES:
@@ -100,10 +105,15 @@ def open_engine(
         raise InputError(f"[load] num_threads: expected 1 to {_MAX_THREADS}, got {num_threads}")
     adapter = load_adapter(name)
     threads = num_threads or cpu_quota()
-    engine: Engine = adapter.open_engine(
-        bundle, precision="fp32" if precision == "auto" else precision, threads=threads
-    )
-    return engine
+
+    def open_in(precision: str) -> Engine:
+        engine: Engine = adapter.open_engine(bundle, precision=precision, threads=threads)
+        return engine
+
+    if precision != "auto":
+        return open_in(precision)
+    facts = {"version": adapter.version(), "device": adapter.device(), "threads": str(threads)}
+    return fastest(name, bundle, open_in, facts)
 
 
 def status() -> list[Status]:
@@ -151,10 +161,41 @@ class Lazy(Generic[Key, Value]):
         self._made.clear()
 
 
-def refuse_precision(name: str, precision: str, supported: Sequence[str]) -> None:
-    """Raise UnsupportedError unless the engine computes in `precision`."""
-    if precision not in supported:
-        raise UnsupportedError(f"[load] precision: {name} computes in {', '.join(supported)} here, not in {precision}")
+def graph_files(
+    bundle: Bundle, name: str, precision: str, native: Mapping[str, str], variants: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Return the members of a bundle that hold what an engine runs in a precision.
+
+    Args:
+        bundle: An opened bundle.
+        name: Of the engine.
+        precision: One of `PRECISIONS`.
+        native: The member by precision, for those that need no variant here.
+        variants: Those that export can make a variant in.
+
+    Raises:
+        UnsupportedError: The engine has no such precision here, or the bundle no variant for it.
+    """
+    if precision in native:
+        return (native[precision],)
+    variant = bundle.manifest.variant(name, precision)
+    if variant is not None and variant.files:
+        return variant.files
+    if precision in variants:
+        raise UnsupportedError(
+            f"[load] precision: {bundle.path} holds no {precision} variant for {name}; to make one: "
+            f"visdeploy export SOURCE --precision {precision} --data DIR --out PATH"
+        )
+    raise UnsupportedError(
+        f"[load] precision: {name} computes in {', '.join([*native, *variants])} here, not in {precision}"
+    )
+
+
+def cpu_name() -> str:
+    """Return the name and instruction sets of the processor."""
+    from visdeploy.machine import cpu_model, native_isa
+
+    return f"{cpu_model()} ({' '.join(native_isa()[1])})"
 
 
 def reason(error: BaseException, line: int = -1) -> str:

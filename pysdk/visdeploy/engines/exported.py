@@ -83,6 +83,7 @@ class TorchExportEngine:
             raise EngineError(f"torch.export: refused {path} (not a zip archive, or cut short)")
         torch.set_num_threads(cpu_quota())
         self.version = str(torch.__version__)
+        self.notes: list[str] = []
         self._lock = threading.Lock()
         try:
             with _quiet():

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
-from visdeploy.engines import Lazy, reason, refuse_precision
+from visdeploy.engines import Lazy, cpu_name, graph_files, reason
 from visdeploy.errors import EngineError
 
 
@@ -18,21 +18,27 @@ def version() -> str:
 
 
 def precisions() -> tuple[str, ...]:
-    """Return what it can compute in here."""
-    return ("fp32",)
+    """Return what it can compute in here; int8 given a variant."""
+    return ("fp32", "int8")
+
+
+def device() -> str:
+    """Return the name and instruction sets of the processor."""
+    return cpu_name()
 
 
 class OnnxRuntimeEngine:
     """A session of all threads for a call, and one of one thread for the lanes."""
 
     name = "onnxruntime"
-    precision = "fp32"
 
-    def __init__(self, bundle: bundles.Bundle, threads: int) -> None:
+    def __init__(self, bundle: bundles.Bundle, precision: str, file: str, threads: int) -> None:
         self.version = version()
+        self.precision = precision
+        self.notes: list[str] = []
         self.lanes = threads
         self._input = bundle.manifest.input_name
-        graph, path = bundle.read(bundles.ONNX), bundle.path
+        graph, path = bundle.read(file), bundle.path
         self._sessions: Lazy[int, Any] = Lazy(lambda threads: _session(graph, threads, str(path)))
         self._sessions[threads]
 
@@ -52,8 +58,8 @@ class OnnxRuntimeEngine:
 
 def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> OnnxRuntimeEngine:
     """Load the bundle's ONNX graph."""
-    refuse_precision("onnxruntime", precision, precisions())
-    return OnnxRuntimeEngine(bundle, threads)
+    (file,) = graph_files(bundle, "onnxruntime", precision, {"fp32": bundles.ONNX}, ("int8",))
+    return OnnxRuntimeEngine(bundle, precision, file, threads)
 
 
 def _session(graph: bytes, threads: int, path: str) -> Any:

@@ -1,16 +1,21 @@
 """OpenVINO on the CPU: the default."""
 
-from functools import cache
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
-from visdeploy.engines import Lazy, reason, refuse_precision
-from visdeploy.errors import EngineError
+from visdeploy import cache
+from visdeploy.engines import Lazy, graph_files, reason
+from visdeploy.errors import EngineError, InputError
 
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+# What int8 leaves in floating point stays in full precision.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 PRECISION_NOTE = ["visdeploy", "precision"]
 """Where an exported graph says what it computes in."""
 
@@ -23,9 +28,14 @@ def version() -> str:
 
 
 def precisions() -> tuple[str, ...]:
-    """Return what it can compute in here."""
-    native = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return tuple(name for name in _HINTS if name.upper() in native)
+    """Return what it can compute in here; int8 given a variant."""
+    return (*_native(), "int8")
+
+
+def device() -> str:
+    """Return the name and abilities of the processor, as OpenVINO sees them."""
+    names = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return f"{_core().get_property('CPU', 'FULL_DEVICE_NAME')} ({' '.join(names)})"
 
 
 class OpenVinoEngine:
@@ -36,33 +46,14 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(
-        self, bundle: bundles.Bundle, precision: str, threads: int, graph: tuple[bytes, bytes] | None = None
-    ) -> None:
+    def __init__(self, bundle: bundles.Bundle, precision: str, graph: tuple[str, ...], threads: int) -> None:
         self.version = version()
         self.precision = precision
         self.lanes = threads
-        native = bundle.manifest.resize == "native"
-        height, width = (-1, -1) if native else bundle.manifest.size
-        self._single = -1 if native else 1  # a fixed batch gains only where nothing else varies
-        path = bundle.path
-        source = graph or (bundle.read(bundles.ONNX), b"")
-
-        def compiled(purpose: tuple[int, int]) -> _Network:
-            streams, batch = purpose
-            # Unless told otherwise OpenVINO computes in bf16 wherever the processor has it, and pins threads to cores,
-            # the calling one too: in a second process to the same cores.
-            settings = {
-                "INFERENCE_PRECISION_HINT": _HINTS.get(precision, "f32"),
-                "INFERENCE_NUM_THREADS": threads,
-                "ENABLE_CPU_PINNING": False,
-            } | ({"NUM_STREAMS": streams} if streams > 1 else {"PERFORMANCE_HINT": "LATENCY"})
-            try:
-                return _Network(_compile(source, (batch, height, width, 3), settings))
-            except Exception as error:  # its message may not even be UTF-8
-                raise EngineError(f"openvino: refused {path} ({reason(error)})") from error
-
-        self._networks = Lazy(compiled)
+        self.notes: list[str] = []
+        self._single = -1 if bundle.manifest.resize == "native" else 1  # a fixed batch alone gains nothing
+        # Not a method of this object: a cycle would keep the networks until the garbage collector comes.
+        self._networks = Lazy(partial(_network, _Source.of(bundle, precision, graph), threads, self.notes))
         self._networks[1, self._single]
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
@@ -78,12 +69,72 @@ class OpenVinoEngine:
         self._networks.clear()
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What networks are compiled from."""
+
+    path: Path
+    graph: Sequence[bytes]
+    size: tuple[int, int]
+    precision: str
+    key: dict[str, str]
+
+    @classmethod
+    def of(cls, bundle: bundles.Bundle, precision: str, graph: tuple[str, ...]) -> Self:
+        key = {
+            "model": bundle.sha256(bundles.ONNX),
+            "engine": OpenVinoEngine.name,
+            "version": version(),
+            "device": device(),
+            "precision": precision,
+        }
+        if graph != (bundles.ONNX,):
+            key["variant"] = " ".join(bundle.sha256(name) for name in graph)
+        size = (-1, -1) if bundle.manifest.resize == "native" else bundle.manifest.size
+        return cls(bundle.path, [bundle.read(name) for name in graph], size, precision, key)
+
+
+def _network(source: _Source, threads: int, notes: list[str], purpose: tuple[int, int]) -> "_Network":
+    """Return a network for (streams, batch), -1 for any batch."""
+    streams, batch = purpose
+    shape = (batch, *source.size, 3)
+    # Unless told otherwise OpenVINO computes in bf16 wherever the processor has it, and pins threads to cores, the
+    # calling one too: in a second process to the same cores.
+    settings = {
+        "INFERENCE_PRECISION_HINT": _HINTS[source.precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+    } | ({"NUM_STREAMS": streams} if streams > 1 else {"PERFORMANCE_HINT": "LATENCY"})
+
+    def take(blob: cache.Blob) -> _Network:
+        import openvino
+
+        return _Network(_core().import_model(openvino.Tensor(blob, shared_memory=True), "CPU", settings), blob)
+
+    def build() -> tuple[_Network, bytes]:
+        compiled = _compile(source.graph, shape, settings)
+        return _Network(compiled), compiled.export_model().getvalue()
+
+    sides = "x".join("?" if side < 0 else str(side) for side in shape)
+    try:
+        # Streams and threads are settings of the import, so all purposes share the blob of a shape.
+        network, note = cache.obtain(source.key | {"shape": sides}, take, build)
+    except InputError:
+        raise
+    except Exception as error:  # its message may not even be UTF-8
+        raise EngineError(f"openvino: refused {source.path} ({reason(error)})") from error
+    notes.append(f"openvino in {source.precision} for {sides} with {streams} at once: {note}")
+    cache.log.info("%s", notes[-1])
+    return network
+
+
 class _Network:
     """A compiled model, and as many inference requests as were ever busy at once."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, blob: cache.Blob | None = None) -> None:
         self._compiled = compiled
         self._idle: list[Any] = []
+        self._weights = blob  # the compiled model reads them where they are
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         try:
@@ -98,9 +149,9 @@ class _Network:
 
 
 def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> OpenVinoEngine:
-    """Compile the bundle's ONNX graph for single calls."""
-    refuse_precision("openvino", precision, precisions())
-    return OpenVinoEngine(bundle, precision, threads)
+    """Take the network for single calls from the cache, or compile it."""
+    graph = graph_files(bundle, "openvino", precision, _native(), ("int8",))
+    return OpenVinoEngine(bundle, precision, graph, threads)
 
 
 def open_ir(graph: tuple[bytes, bytes], bundle: bundles.Bundle, *, threads: int) -> OpenVinoEngine:
@@ -113,17 +164,25 @@ def open_ir(graph: tuple[bytes, bytes], bundle: bundles.Bundle, *, threads: int)
         raise EngineError(f"openvino: refused {bundle.path} ({reason(error)})") from error
     if precision not in ("fp32", "fp16", "int8"):
         raise EngineError(f"openvino: refused {bundle.path} (it says that its precision is {precision!r:.40})")
-    return OpenVinoEngine(bundle, precision, threads, graph)
+    names = "model.xml", "model.bin"
+    files = {**bundle.files, **dict(zip(names, graph, strict=True))}
+    return OpenVinoEngine(replace(bundle, files=files), precision, names, threads)
 
 
-@cache
+def _native() -> dict[str, str]:
+    """Return what the processor computes in from the same graph."""
+    able = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return {name: bundles.ONNX for name in ("fp32", "bf16", "fp16") if name.upper() in able}
+
+
+@lru_cache(1)
 def _core() -> Any:
     import openvino
 
     return openvino.Core()
 
 
-def _compile(graph: tuple[bytes, bytes], shape: tuple[int, ...], settings: dict[str, Any]) -> Any:
+def _compile(graph: Sequence[bytes], shape: tuple[int, ...], settings: dict[str, Any]) -> Any:
     import openvino
 
     model = _core().read_model(*graph)

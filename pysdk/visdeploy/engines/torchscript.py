@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
-from visdeploy.engines import reason, refuse_precision
+from visdeploy.engines import cpu_name, graph_files, reason
 from visdeploy.errors import EngineError
 
 
@@ -25,6 +25,11 @@ def version() -> str:
 def precisions() -> tuple[str, ...]:
     """Return what it can compute in here."""
     return ("fp32",)
+
+
+def device() -> str:
+    """Return the name and instruction sets of the processor."""
+    return cpu_name()
 
 
 @contextmanager
@@ -49,6 +54,7 @@ class TorchScriptEngine:
 
     def __init__(self, module: Any) -> None:
         self.version = version()
+        self.notes: list[str] = []
         self._module = module
         self._lock = threading.Lock()
 
@@ -74,9 +80,9 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Torc
     """Load the bundle's script module; `threads` holds for all of torch in this process."""
     import torch
 
-    refuse_precision("torchscript", precision, precisions())
+    (name,) = graph_files(bundle, "torchscript", precision, {"fp32": bundles.TORCHSCRIPT})
     torch.set_num_threads(threads)
-    file = io.BytesIO(bundle.read(bundles.TORCHSCRIPT))
+    file = io.BytesIO(bundle.read(name))
     try:
         with accepting_deprecation():
             module = torch.jit.load(file, map_location="cpu")
