@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import visdeploy as vd
+from conftest import ENGINES
 from visdeploy import tolerance
 from visdeploy.bundle import ONNX, TORCHSCRIPT, Bundle
-from visdeploy.engines import NAMES, cpu_quota, installed, open_engine, status
+from visdeploy.engines import cpu_quota, installed, open_engine, status
 from visdeploy.errors import BundleError, EngineError, InputError, MissingDependencyError, UnsupportedError
 from visdeploy.verify import relative_error
 
@@ -23,9 +24,11 @@ PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript":
     ("arguments", "error", "message"),
     [
         ({"engine": "openvno"}, InputError, "got 'openvno'; did you mean 'openvino'"),
-        ({"engine": "xyz"}, InputError, "expected auto, openvino, onnxruntime, torchscript, got 'xyz'$"),
+        ({"engine": "xyz"}, InputError, "expected auto, tensorrt, openvino, onnxruntime, torchscript, got 'xyz'$"),
         ({"precision": "fp8"}, InputError, "precision: expected auto, fp32, fp16, bf16, int8, got 'fp8'"),
-        ({"device": "cuda"}, UnsupportedError, "device: .* expected auto or cpu, got 'cuda'"),
+        ({"device": "gpu"}, InputError, "device: expected auto, cpu, cuda, got 'gpu'"),
+        ({"engine": "openvino", "device": "cuda"}, UnsupportedError, "openvino runs on cpu alone; .* got 'cuda'"),
+        ({"engine": "tensorrt", "device": "cpu"}, UnsupportedError, "tensorrt runs on cuda alone; .* got 'cpu'"),
         ({"num_threads": 0}, InputError, "num_threads: expected 1 to 1024, got 0"),
         ({"num_threads": 1 << 30}, InputError, "num_threads: expected 1 to 1024, got 1073741824"),
         (
@@ -59,13 +62,13 @@ def test_missing_package_names_its_extra(engine: str, classes_bundle: Path, monk
 
 
 def test_auto_takes_the_first_that_is_installed(classes_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = list(NAMES)
-    for name in NAMES:
+    left = list(ENGINES)
+    for name in ENGINES:
         with vd.load(classes_bundle) as opened:
             assert opened.engine.name == left[0]
         monkeypatch.setitem(sys.modules, PACKAGES[name], None)
         left.remove(name)
-    with pytest.raises(MissingDependencyError, match=r"none is installed.*\[openvino\].*\[onnxruntime\]"):
+    with pytest.raises(MissingDependencyError, match=r"none is installed.*tensorrt.*\[openvino\].*\[onnxruntime\]"):
         vd.load(classes_bundle)
 
 

@@ -119,7 +119,7 @@ def obtain(key: Mapping[str, str], use: Callable[[Blob], T], build: Callable[[],
         note = f"made anew and not kept, as the cache cannot be used: {_reason(error)}"
         log.warning("%s", note)
         return build()[0], note
-    name = hashlib.sha256(json.dumps(sorted(key.items())).encode()).hexdigest()[:32]
+    name = _name(key)
     with suppress(_Unusable):
         return _take(folder, name, key, use), "taken from the cache"
     with _locked(folder / f"{name}.lock"):
@@ -133,6 +133,25 @@ def obtain(key: Mapping[str, str], use: Callable[[Blob], T], build: Callable[[],
         value, blob = build()
         kept = _keep(folder, name, key, blob, cap)
     return value, f"made anew: {why or _changes(key, name)}{kept}"
+
+
+def find(key: Mapping[str, str]) -> bytes | None:
+    """Return what `keep` put into the cache under a key, or None."""
+    try:
+        return _take(_own_directory(), _name(key), key, lambda blob: blob.tobytes()) if limit() else None
+    except (_Unusable, OSError):
+        return None
+
+
+def keep(key: Mapping[str, str], blob: bytes) -> None:
+    """Put into the cache, in place of what is there, what saves time and can be lost: a warning says where it is."""
+    try:
+        cap, folder = limit(), _own_directory()
+        if cap:
+            with _locked(folder / f"{_name(key)}.lock"):
+                _keep(folder, _name(key), key, blob, cap)
+    except OSError as error:
+        log.warning("the cache cannot be used: %s", _reason(error))
 
 
 def entries() -> list[Entry]:
@@ -151,6 +170,10 @@ def clear() -> int:
         freed += file.stat().st_size
         file.unlink()
     return freed
+
+
+def _name(key: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(key.items())).encode()).hexdigest()[:32]
 
 
 class _Unusable(Exception):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from visdeploy.predictor import refuse_single
 from visdeploy.preprocess import prepare
 from visdeploy.verify import Report, relative_error, verify
 from visdeploy.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from visdeploy.precision import PrecisionOptions
 
 try:
     import onnx
@@ -80,6 +83,7 @@ def export(
     *,
     spec: Spec | Mapping[str, Any],
     golden: Sequence[ImageSource],
+    precision: "PrecisionOptions | None" = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Make a bundle and prove it: the file appears only when every engine installed here answers the same.
@@ -91,6 +95,7 @@ def export(
         path: Target, usually `*.vdz`.
         spec: A `Spec` or a dict of its fields: task, labels, size, mean and std are enough.
         golden: Images to record: paths, bytes of image files, (H, W, 3) uint8 RGB arrays or PIL images.
+        precision: Variants of lower precision to make; default, none. See `visdeploy.precision`.
         progress: Called with one line per step.
 
     Returns:
@@ -98,13 +103,13 @@ def export(
 
     Raises:
         InputError: The spec, the golden images or the network do not fit each other.
-        CheckFailedError: An engine's answers differ beyond the tolerance; nothing is written.
+        CheckFailedError: An engine's answers differ beyond the tolerance, or a precision loses more than its budget;
+            nothing is written.
+        MissingDependencyError: A precision needs a package that is not installed.
         EngineError: An engine refuses the model.
     """
     say = progress or (lambda line: None)
-    path = Path(path)
-    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"[export] path: expected a file in a folder that can be written to, got {path}")
+    path = _target(path)
     refuse_single(golden, "[export] golden")
     sources = [_golden_source(source) for source in golden]
     if not sources:
@@ -121,9 +126,54 @@ def export(
     say(f"recording {len(sources)} golden images")
     files[bundles.GOLDEN] = goldens.pack(goldens.record(sources, manifest, reference.infer))
     files["labels.txt"] = "".join(f"{label}\n" for label in manifest.labels).encode()
+    bundle = Bundle(path, manifest, files)
+    return _write_proven(bundle if precision is None else _with_variants(bundle, precision, say), path, say)
+
+
+def add_variants(
+    source: str | Path,
+    path: str | Path,
+    *,
+    precision: "PrecisionOptions",
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Write a bundle again with variants of lower precision, and prove it as `export` does.
+
+    Args:
+        source: The bundle; it may be `path` itself.
+        path: Target, usually `*.vdz`.
+        precision: What to make; see `visdeploy.precision`.
+        progress: Called with one line per step.
+
+    Returns:
+        The report of the verification.
+
+    Raises:
+        BundleError: The source is damaged.
+        InputError, CheckFailedError, MissingDependencyError, EngineError: As in `export`; nothing is written.
+    """
+    say = progress or (lambda line: None)
+    path = _target(path)
+    return _write_proven(_with_variants(Bundle.open(source), precision, say), path, say)
+
+
+def _target(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"[export] path: expected a file in a folder that can be written to, got {path}")
+    return path
+
+
+def _with_variants(bundle: Bundle, options: "PrecisionOptions", say: Callable[[str], None]) -> Bundle:
+    from visdeploy import precision  # not before it is asked for: it needs packages that fp32 does not
+
+    return precision.add_variants(bundle, options, progress=say)
+
+
+def _write_proven(bundle: Bundle, path: Path, say: Callable[[str], None]) -> Report:
     try:
         with whole_file(path) as unproven:
-            bundles.write(unproven, manifest, files)
+            bundles.write(unproven, bundle.manifest, bundle.files)
             say(f"verifying on {', '.join(installed())}")
             report = replace(verify(unproven), bundle=str(path))
             report.require()

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from visdeploy.bundle import ONNX, Bundle
-from visdeploy.engines import reason
-from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
+from visdeploy.engines import graph_files, reason
+from visdeploy.errors import EngineError, InputError, MissingDependencyError
 from visdeploy.verify import Report, verify
 from visdeploy.whole_file import whole_files
 
@@ -43,7 +43,7 @@ def export_openvino(
     if path.suffix != ".xml":
         raise InputError(f"[export] out: expected a file named *.xml, got {path}")
     spec = bundle.manifest
-    graph = _graph(bundle, precision)
+    graph = [bundle.read(name) for name in graph_files(bundle, "openvino", precision, {"fp32": ONNX}, ("int8",))]
     say(f"converting the {precision} graph to IR")
     try:
         model: Any = openvino.Core().read_model(*graph)
@@ -65,17 +65,3 @@ def export_openvino(
     except OSError as error:
         raise InputError(f"[export] out: cannot write {path} ({error.strerror})") from error
     return report
-
-
-def _graph(bundle: Bundle, precision: str) -> tuple[bytes, bytes]:
-    if precision == "fp32":
-        return bundle.read(ONNX), b""
-    for form in bundle.manifest.variants:
-        if (form.engine, form.precision) == ("openvino", precision) and len(form.files) == 2:
-            xml, weights = sorted(form.files, reverse=True)
-            return bundle.read(xml), bundle.read(weights)
-    held = ["fp32", *(form.precision for form in bundle.manifest.variants if form.engine == "openvino" and form.files)]
-    raise UnsupportedError(
-        f"[export] precision: {bundle.path} holds {', '.join(held)} for openvino, no {precision} graph; "
-        f"`visdeploy export --precision {precision} --data FOLDER` makes one"
-    )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,13 +15,11 @@ from visdeploy.spec import Manifest
 from visdeploy.types import Masks, Rle
 
 
-def find_masks(
-    logits: NDArray[np.float32], prepared: Prepared, spec: Manifest, threshold: float | None = None
-) -> Masks:
+def find_masks(logits: mask.Array, prepared: Prepared, spec: Manifest, threshold: float | None = None) -> Masks:
     """Upsample, decide and encode; no image of floats or dense mask at source size is made for a binary task.
 
     Args:
-        logits: (C, h, w) float32 for one image.
+        logits: (C, h, w) float32 for one image; where they lie on a CUDA device, masks are found there.
         prepared: What `preprocess.prepare` made of that image.
         spec: The bundle's.
         threshold: Probability above which a binary pixel is foreground; default, the spec's.
@@ -32,7 +31,7 @@ def find_masks(
     _check_channels(logits, spec)
     logits = _crop(logits, prepared)
     found = _binary(logits, prepared, spec, threshold) if spec.binary else _several(logits, prepared, spec)
-    return _masks(found, prepared, spec, logits)
+    return _masks(found, prepared, spec, _on_host(logits))
 
 
 def find_tiled_masks(
@@ -76,7 +75,7 @@ def logit_threshold(probability: float, spec: Manifest) -> float:
     return math.log(probability / (1 - probability)) if spec.activation == "sigmoid" else probability
 
 
-def _check_channels(logits: NDArray[np.float32], spec: Manifest) -> None:
+def _check_channels(logits: mask.Array, spec: Manifest) -> None:
     channels = 1 if spec.binary else len(spec.labels)
     if len(logits) != channels:
         raise EngineError(f"the network answered with {len(logits)} channels, its spec says {channels}")
@@ -90,25 +89,28 @@ def _masks(
     return Masks(rles, labels, prepared.source_size, spec.background, logits, spec.activation)
 
 
-def _crop(logits: NDArray[np.float32], prepared: Prepared) -> NDArray[np.float32]:
+def _on_host(array: mask.Array) -> NDArray[Any]:
+    return array if isinstance(array, np.ndarray) else array.numpy()
+
+
+def _crop(logits: mask.Array, prepared: Prepared) -> mask.Array:
     """Drop what padding became."""
     fed = prepared.pixels.shape[:2]
     if prepared.valid == fed:
         return logits
     if logits.shape[1:] != fed:
         # Padding may begin inside a cell of a network that answers at a fraction of its input's size.
-        logits = np.stack([cv2.resize(plane, fed[::-1], interpolation=cv2.INTER_LINEAR) for plane in logits])
+        logits = np.stack([cv2.resize(plane, fed[::-1], interpolation=cv2.INTER_LINEAR) for plane in _on_host(logits)])
     return logits[:, : prepared.valid[0], : prepared.valid[1]]
 
 
-def _binary(
-    logits: NDArray[np.float32], prepared: Prepared, spec: Manifest, threshold: float | None
-) -> list[tuple[int, Rle]]:
+def _binary(logits: mask.Array, prepared: Prepared, spec: Manifest, threshold: float | None) -> list[tuple[int, Rle]]:
     limit = logit_threshold(spec.threshold if threshold is None else threshold, spec)
     rle = mask.encode_logits(logits[0], prepared.source_size, limit)
     return [(0 if spec.background == 1 else 1, rle)] if mask.area(rle) else []
 
 
-def _several(logits: NDArray[np.float32], prepared: Prepared, spec: Manifest) -> list[tuple[int, Rle]]:
+def _several(logits: mask.Array, prepared: Prepared, spec: Manifest) -> list[tuple[int, Rle]]:
     _, areas, rles = ops.semantic_map(logits, prepared.source_size)
-    return [(label, rles[label]) for label in range(len(rles)) if areas[label] and label != spec.background]
+    present = np.flatnonzero(_on_host(areas))
+    return [(label, rles[label]) for label in present.tolist() if label != spec.background]

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -21,6 +21,7 @@ from visdeploy.engines import Engine, open_engine
 from visdeploy.errors import EngineError, InputError, VisdeployError
 from visdeploy.image import Color, ImageSource, decode, in_folder
 from visdeploy.lanes import in_order
+from visdeploy.mask import Array
 from visdeploy.postprocess import find_masks, find_tiled_masks, logit_threshold
 from visdeploy.preprocess import Prepared, prepare
 from visdeploy.spec import Manifest
@@ -237,14 +238,14 @@ class Predictor:
             pairs = zip(batch, inputs, strict=True)
             return [self._tiled(item.result, prepared, threshold, alone) for item, prepared in pairs]
         start = time.perf_counter()
-        logits = self._infer([prepared.pixels for prepared in inputs], alone)
-        share = 1e3 * (time.perf_counter() - start) / len(inputs)
-        results = []
-        for item, prepared, planes in zip(batch, inputs, logits, strict=True):
-            start = time.perf_counter()
-            masks = find_masks(planes, prepared, self.spec, threshold)
-            took = 1e3 * (time.perf_counter() - start)
-            results.append(_answered(item.result, masks, share, took))
+        with self._inferred([prepared.pixels for prepared in inputs], alone) as logits:
+            share = 1e3 * (time.perf_counter() - start) / len(inputs)
+            results = []
+            for index, (item, prepared) in enumerate(zip(batch, inputs, strict=True)):
+                start = time.perf_counter()
+                masks = find_masks(logits[index], prepared, self.spec, threshold)
+                took = 1e3 * (time.perf_counter() - start)
+                results.append(_answered(item.result, masks, share, took))
         return results
 
     def _try_finish(self, batch: Sequence["_Item"], threshold: float | None) -> list[Result]:
@@ -262,7 +263,8 @@ class Predictor:
         waited = 0.0
 
         def infer(window: NDArray[np.uint8]) -> NDArray[np.float32]:
-            planes: NDArray[np.float32] = self._infer([window], alone=False)[0]
+            with self._inferred([window], alone=False, on_host=True) as logits:
+                planes: NDArray[np.float32] = logits[0]
             return planes
 
         def timed(answers: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -282,22 +284,30 @@ class Predictor:
             masks = find_tiled_masks(parts, prepared, self.spec, threshold)
         return _answered(result, masks, 1e3 * waited, 1e3 * (time.perf_counter() - start - waited))
 
-    def _infer(self, images: Sequence[NDArray[np.uint8]], alone: bool) -> NDArray[np.float32]:
+    @contextmanager
+    def _inferred(self, images: Sequence[NDArray[np.uint8]], alone: bool, *, on_host: bool = False) -> Iterator[Array]:
+        """Yield (B, C, h', w') logits, on the engine's device where ops can take them there."""
         with self._lock:
             self._check_open()
             self._running += 1
         try:
             batch = images[0][None] if len(images) == 1 else np.stack(images)
-            logits = self.engine.infer(batch, alone=alone)
+            if getattr(self.engine, "on_device", False) and not on_host:
+                answer = self.engine.infer_on_device(batch)  # type: ignore[attr-defined]
+            else:
+                answer = nullcontext(self.engine.infer(batch, alone=alone))
+            with answer as logits:
+                if len(logits.shape) != 4 or len(logits) != len(images):
+                    raise EngineError(
+                        f"{self.engine.name} answered a batch of {len(images)} with the shape {logits.shape}"
+                    )
+                yield logits
         finally:
             with self._lock:
                 self._running -= 1
                 last = self._closed and not self._running
             if last:
                 self.engine.close()
-        if logits.ndim != 4 or len(logits) != len(images):
-            raise EngineError(f"{self.engine.name} answered a batch of {len(images)} with the shape {logits.shape}")
-        return logits
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ The figures for reduced precision say what arithmetic costs, not what a task tol
 from typing import Final
 
 LOGITS: Final = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2, "int8": 2.5e-1}
+# A variant that was accepted for its masks may drift this many times as far as where it was measured, if that is more.
+VARIANT_SLACK: Final = 1.5
 MASK_PIXELS: Final = {"fp32": 1e-3, "fp16": 5e-3, "bf16": 2e-2, "int8": 5e-2}
 
 # JPEG decoders may round a sample differently, and spread colour their own way; a swapped channel is far outside.

@@ -1,7 +1,7 @@
 """The engines that run a bundle's network, one adapter per file.
 
 An adapter module has `version()`, which raises ImportError where its package is missing, `device()`, which names what
-it computes on, `precisions()`, which says in what it can, and `open_engine(...)`.
+it computes on, `precisions()`, which says what it can compute in there, and `open_engine(...)`.
 """
 
 import difflib
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from visdeploy.bundle import Bundle
 from visdeploy.errors import InputError, MissingDependencyError, UnsupportedError
 
-# In order of preference on a CPU.
-NAMES: Final = ("openvino", "onnxruntime", "torchscript")
+# In order of preference.
+NAMES: Final = ("tensorrt", "openvino", "onnxruntime", "torchscript")
+_DEVICES: Final = {"tensorrt": "cuda"}
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
 # Engines start what they are told to, until the process can start no more.
 _MAX_THREADS: Final = 1024
@@ -79,7 +80,7 @@ def open_engine(
     Args:
         name: One of `NAMES`, or "auto" for the first that is installed.
         bundle: An opened bundle.
-        device: "auto" or "cpu".
+        device: "auto", "cpu", or "cuda" for the GPU that the process sees first.
         precision: One of `PRECISIONS`, or "auto" for the fastest here of fp32 and the bundle's accepted variants.
         num_threads: Threads for one inference; default, the container's CPU quota.
 
@@ -91,16 +92,19 @@ def open_engine(
     """
     from visdeploy.engines.choice import fastest
 
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"[load] device: expected auto, cpu, cuda, got {device!r}")
     if name == "auto":
-        name = _first_installed()
+        name = _first_installed(device)
     if name not in NAMES:
         close = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InputError(f"[load] engine: expected auto, {', '.join(NAMES)}, got {name!r}{hint}")
     if precision not in ("auto", *PRECISIONS):
         raise InputError(f"[load] precision: expected auto, {', '.join(PRECISIONS)}, got {precision!r}")
-    if device not in ("auto", "cpu"):
-        raise UnsupportedError(f"[load] device: {name} runs on the CPU here; expected auto or cpu, got {device!r}")
+    own = _DEVICES.get(name, "cpu")
+    if device not in ("auto", own):
+        raise UnsupportedError(f"[load] device: {name} runs on {own} alone; expected auto or {own}, got {device!r}")
     if num_threads is not None and not 1 <= num_threads <= _MAX_THREADS:
         raise InputError(f"[load] num_threads: expected 1 to {_MAX_THREADS}, got {num_threads}")
     adapter = load_adapter(name)
@@ -209,6 +213,8 @@ def load_adapter(name: str) -> Any:
     module = import_module(f"visdeploy.engines.{name}")
     try:
         module.version()
+    except MissingDependencyError:  # it knows better what is missing
+        raise
     except ImportError as error:
         raise MissingDependencyError(
             f"engine {name} cannot run here: {error}; to install it: pip install 'visdeploy[{name}]'"
@@ -216,9 +222,11 @@ def load_adapter(name: str) -> Any:
     return module
 
 
-def _first_installed() -> str:
+def _first_installed(device: str) -> str:
     reasons = []
     for name in NAMES:  # stops early: asking torch whether it is there takes seconds
+        if device not in ("auto", _DEVICES.get(name, "cpu")):
+            continue
         try:
             load_adapter(name)
         except MissingDependencyError as error:

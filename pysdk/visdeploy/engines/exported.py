@@ -17,7 +17,7 @@ from visdeploy import bundle as bundles
 from visdeploy.engines import Engine, cpu_quota, load_adapter, open_engine, reason
 from visdeploy.errors import EngineError, InputError, MissingDependencyError
 
-SUFFIXES = (".pt2", ".xml", ".onnx", ".ts")
+SUFFIXES = (".pt2", ".xml", ".engine", ".onnx", ".ts")
 
 
 def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine:
@@ -33,6 +33,10 @@ def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise InputError(f"[verify] file: expected {', '.join(SUFFIXES)}, got {path}")
+    if path.suffix == ".engine":
+        tensorrt = load_adapter("tensorrt")
+        built: Engine = tensorrt.open_file(path, bundle)
+        return built
     data = _read(path)
     if path.suffix == ".pt2":
         return TorchExportEngine(path, data)

@@ -17,14 +17,14 @@ def version() -> str:
     return str(onnxruntime.__version__)
 
 
-def precisions() -> tuple[str, ...]:
-    """Return what it can compute in here; int8 given a variant."""
-    return ("fp32", "int8")
-
-
 def device() -> str:
     """Return the name and instruction sets of the processor."""
     return cpu_name()
+
+
+def precisions() -> tuple[str, ...]:
+    """Return what it can compute in here."""
+    return ("fp32", "int8")
 
 
 class OnnxRuntimeEngine:

@@ -1,7 +1,8 @@
 """OpenVINO on the CPU: the default."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,7 @@ from visdeploy.errors import EngineError, InputError
 
 # What int8 leaves in floating point stays in full precision.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+_ANY_SIZE = (-1, -1)
 PRECISION_NOTE = ["visdeploy", "precision"]
 """Where an exported graph says what it computes in."""
 
@@ -27,15 +29,24 @@ def version() -> str:
     return str(openvino.__version__).split("-")[0]
 
 
+def device() -> str:
+    """Return the name and abilities of the processor, as OpenVINO sees them."""
+    return f"{_core().get_property('CPU', 'FULL_DEVICE_NAME')} ({' '.join(_abilities())})"
+
+
 def precisions() -> tuple[str, ...]:
-    """Return what it can compute in here; int8 given a variant."""
+    """Return what it can compute in here."""
     return (*_native(), "int8")
 
 
-def device() -> str:
-    """Return the name and abilities of the processor, as OpenVINO sees them."""
-    names = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return f"{_core().get_property('CPU', 'FULL_DEVICE_NAME')} ({' '.join(names)})"
+def _native() -> dict[str, str]:
+    """Return the member of a bundle by precision, for those that need no variant."""
+    return {name: bundles.ONNX for name in ("fp32", "bf16", "fp16") if name.upper() in _abilities()}
+
+
+def _abilities() -> list[str]:
+    names: list[str] = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return names
 
 
 class OpenVinoEngine:
@@ -46,14 +57,14 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, bundle: bundles.Bundle, precision: str, graph: tuple[str, ...], threads: int) -> None:
+    def __init__(self, source: "_Source", threads: int) -> None:
         self.version = version()
-        self.precision = precision
+        self.precision = source.precision
         self.lanes = threads
         self.notes: list[str] = []
-        self._single = -1 if bundle.manifest.resize == "native" else 1  # a fixed batch alone gains nothing
+        self._single = -1 if source.size == _ANY_SIZE else 1  # a fixed batch alone gains nothing
         # Not a method of this object: a cycle would keep the networks until the garbage collector comes.
-        self._networks = Lazy(partial(_network, _Source.of(bundle, precision, graph), threads, self.notes))
+        self._networks = Lazy(partial(_network, source, threads, self.notes))
         self._networks[1, self._single]
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
@@ -80,18 +91,17 @@ class _Source:
     key: dict[str, str]
 
     @classmethod
-    def of(cls, bundle: bundles.Bundle, precision: str, graph: tuple[str, ...]) -> Self:
+    def of(cls, bundle: bundles.Bundle, precision: str, graph: Sequence[bytes], sums: Sequence[str]) -> Self:
         key = {
             "model": bundle.sha256(bundles.ONNX),
+            "graph": " ".join(sums),
             "engine": OpenVinoEngine.name,
             "version": version(),
             "device": device(),
             "precision": precision,
         }
-        if graph != (bundles.ONNX,):
-            key["variant"] = " ".join(bundle.sha256(name) for name in graph)
-        size = (-1, -1) if bundle.manifest.resize == "native" else bundle.manifest.size
-        return cls(bundle.path, [bundle.read(name) for name in graph], size, precision, key)
+        size = _ANY_SIZE if bundle.manifest.resize == "native" else bundle.manifest.size
+        return cls(bundle.path, graph, size, precision, key)
 
 
 def _network(source: _Source, threads: int, notes: list[str], purpose: tuple[int, int]) -> "_Network":
@@ -150,8 +160,9 @@ class _Network:
 
 def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> OpenVinoEngine:
     """Take the network for single calls from the cache, or compile it."""
-    graph = graph_files(bundle, "openvino", precision, _native(), ("int8",))
-    return OpenVinoEngine(bundle, precision, graph, threads)
+    files = graph_files(bundle, "openvino", precision, _native(), ("int8",))
+    graph, sums = [bundle.read(name) for name in files], [bundle.sha256(name) for name in files]
+    return OpenVinoEngine(_Source.of(bundle, precision, graph, sums), threads)
 
 
 def open_ir(graph: tuple[bytes, bytes], bundle: bundles.Bundle, *, threads: int) -> OpenVinoEngine:
@@ -164,15 +175,8 @@ def open_ir(graph: tuple[bytes, bytes], bundle: bundles.Bundle, *, threads: int)
         raise EngineError(f"openvino: refused {bundle.path} ({reason(error)})") from error
     if precision not in ("fp32", "fp16", "int8"):
         raise EngineError(f"openvino: refused {bundle.path} (it says that its precision is {precision!r:.40})")
-    names = "model.xml", "model.bin"
-    files = {**bundle.files, **dict(zip(names, graph, strict=True))}
-    return OpenVinoEngine(replace(bundle, files=files), precision, names, threads)
-
-
-def _native() -> dict[str, str]:
-    """Return what the processor computes in from the same graph."""
-    able = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return {name: bundles.ONNX for name in ("fp32", "bf16", "fp16") if name.upper() in able}
+    sums = [hashlib.sha256(part).hexdigest() for part in graph]
+    return OpenVinoEngine(_Source.of(bundle, precision, graph, sums), threads)
 
 
 @lru_cache(1)

@@ -22,14 +22,14 @@ def version() -> str:
     return str(torch.__version__)
 
 
-def precisions() -> tuple[str, ...]:
-    """Return what it can compute in here."""
-    return ("fp32",)
-
-
 def device() -> str:
     """Return the name and instruction sets of the processor."""
     return cpu_name()
+
+
+def precisions() -> tuple[str, ...]:
+    """Return what it can compute in here."""
+    return ("fp32",)
 
 
 @contextmanager

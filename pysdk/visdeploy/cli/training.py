@@ -1,0 +1,146 @@
+"""demo, train, val."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from visdeploy.cli.app import app
+from visdeploy.cli.options import (
+    AsJson,
+    BundlePath,
+    Data,
+    Engine,
+    Format,
+    Masks,
+    Precision,
+    choice,
+    height_width,
+    key_value,
+    note,
+    number_range,
+    numbers,
+    open_data,
+)
+from visdeploy.errors import CheckFailedError, InputError
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo_out"),
+    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
+) -> None:
+    """Train, export, verify, predict and benchmark a U-Net on generated scenes; takes a few minutes."""
+    from visdeploy.demo import run
+
+    run(out, seed=seed)
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    task: Annotated[str, typer.Option(help="segmentation.")] = "segmentation",
+    format: Format = "auto",
+    masks: Masks = None,
+    arch: Annotated[str, typer.Option(help="Model: unet.")] = "unet",
+    encoder: Annotated[str, typer.Option(help="resnet18/34/50, or a timm model with a pyramid.")] = "resnet34",
+    weights: Annotated[str | None, typer.Option(help="Encoder weights: a file, or a published tag.")] = None,
+    model: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="decoder_channels=128, ...")] = None,
+    size: Annotated[str, typer.Option(help="'256', '192x256', or a stage after the other: '128,256'.")] = "256",
+    epochs: Annotated[str, typer.Option(help="Per stage: '20', or '20,10'.")] = "20",
+    batch: Annotated[int, typer.Option(help="Images per step.")] = 8,
+    lr: Annotated[str, typer.Option(help="Peak learning rate, or 'find'.")] = "0.001",
+    encoder_lr: Annotated[float, typer.Option(help="The encoder's share of it.")] = 0.3,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 1e-2,
+    freeze_epochs: Annotated[int | None, typer.Option(help="Default: 1 with --weights, else 0.")] = None,
+    freeze_bn: Annotated[bool, typer.Option(help="Keep the encoder's BatchNorm statistics throughout.")] = False,
+    ema: Annotated[float, typer.Option(help="Decay of the averaged weights; 0 for none.")] = 0.98,
+    dice: Annotated[float, typer.Option(help="Weight of the Dice loss.")] = 0.5,
+    class_weights: Annotated[str, typer.Option(help="none or balanced.")] = "none",
+    pos_weight: Annotated[float, typer.Option(help="Factor on foreground pixels of a binary task.")] = 1.0,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
+    rotate: Annotated[float, typer.Option(help="Largest rotation in degrees.")] = 5.0,
+    scale: Annotated[str, typer.Option(help="Range of the zoom.")] = "0.8,1.4",
+    lighting: Annotated[float, typer.Option(help="Range of brightness and contrast.")] = 0.2,
+    resize: Annotated[str, typer.Option(help="stretch or letterbox.")] = "stretch",
+    precision: Annotated[str, typer.Option(help="auto (timed at the start), fp32, bf16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Makes two runs on one machine the same.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model on a folder of images and masks."""
+    choice("task", task, ("segmentation",))
+    options: dict[str, Any] = {
+        "class_weights": choice("class-weights", class_weights, ("none", "balanced")),
+        "resize": choice("resize", resize, ("stretch", "letterbox")),
+        "precision": choice("precision", precision, ("auto", "fp32", "bf16")),
+        "model": dict(key_value(entry) for entry in model or ()),
+        "sizes": tuple(height_width(entry) for entry in size.split(",")),
+        "epochs": tuple(int(value) for value in numbers("epochs", epochs)),
+        "lr": None if lr == "find" else numbers("lr", lr)[0],
+        "scale": number_range("scale", scale),
+    }
+    from visdeploy.train import TrainOptions, fit
+
+    chosen = TrainOptions(
+        out=out,
+        arch=arch,
+        encoder=encoder,
+        weights=weights,
+        batch=batch,
+        encoder_lr=encoder_lr,
+        weight_decay=weight_decay,
+        freeze_epochs=freeze_epochs,
+        freeze_bn=freeze_bn,
+        ema=ema,
+        dice=dice,
+        pos_weight=pos_weight,
+        flip=flip,
+        rotate=rotate,
+        lighting=lighting,
+        seed=seed,
+        **options,
+    )
+    dataset = open_data(data, format, masks)
+    note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {len(dataset.labels)} classes")
+    result = fit(dataset, chosen, resume=resume)
+    if as_json:
+        document = {"checkpoint": str(result.checkpoint), "metrics": result.metrics, "seconds": result.seconds}
+        print(json.dumps(document))
+        return
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+    print(f"best: {figures}\n{result.checkpoint} after {result.seconds / 60:.1f} min; next:")
+    print(f"  visdeploy export {out} --out {out.name}.vdz")
+
+
+@app.command()
+def val(
+    bundle: BundlePath,
+    data: Data,
+    format: Format = "auto",
+    masks: Masks = None,
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    minimum: Annotated[float | None, typer.Option("--min", help="Exit 1 if Dice or mean IoU is lower.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a bundle on the held-out images of a folder, at their own size."""
+    from visdeploy.evaluate import evaluate
+    from visdeploy.metrics import headline
+    from visdeploy.predictor import load
+
+    dataset = open_data(data, format, masks)
+    with load(bundle, engine=engine, precision=precision) as predictor:
+        if dataset.labels != predictor.spec.labels:
+            raise InputError(f"[val] data: its labels are {dataset.labels}, the bundle's {predictor.spec.labels}")
+        figures = evaluate(predictor, dataset.val)
+    if as_json:
+        print(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name:<24} {value:.4f}")
+    score = headline(figures)
+    if minimum is not None and figures[score] < minimum:
+        raise CheckFailedError(f"{bundle}: {score} is {figures[score]:.4f}, below {minimum}")

@@ -1,0 +1,494 @@
+"""Engines built ahead of time by tensorrt_rtx, for GPUs that are not here; and what other versions are asked for."""
+
+import hashlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from visdeploy.bundle import ONNX, Bundle, write
+from visdeploy.engines import tensorrt_build, tensorrt_library
+from visdeploy.engines.cuda import Device
+from visdeploy.engines.tensorrt_build import export_engine, read_engine, shapes_of
+from visdeploy.engines.tensorrt_compile import Options, compile_graph
+from visdeploy.engines.tensorrt_library import Library, open_library
+from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
+from visdeploy.spec import Manifest, Variant
+
+SIZE = (192, 256)
+SPEC = {"task": "segmentation", "labels": ["car"], "size": 64, "mean": 0.5, "std": 0.5}
+
+
+def with_graphs(bundle: Bundle, **graphs: bytes) -> Bundle:
+    """Return the bundle with graphs of lower precision for tensorrt."""
+    names = {precision: f"variants/{precision}-tensorrt.onnx" for precision in graphs}
+    variants = tuple(
+        Variant.model_validate({"engine": "tensorrt", "precision": precision, "files": [name], "accepted": True})
+        for precision, name in names.items()
+    )
+    files = dict(bundle.files) | {names[precision]: graph for precision, graph in graphs.items()}
+    return Bundle(bundle.path, bundle.manifest.model_copy(update={"variants": variants}), files)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The U-Net of the demo, untrained, with graphs of fp16 and int8 as ONNX Runtime makes them for TensorRT."""
+    pytest.importorskip("tensorrt_rtx")
+    onnx = pytest.importorskip("onnx")
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    torch = pytest.importorskip("torch")
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    from visdeploy import models
+    from visdeploy.export import Deployable, _to_onnx
+
+    spec = Manifest.parse(SPEC | {"size": SIZE})
+    with torch.random.fork_rng():
+        net = models.create("unet", encoder="resnet10t", num_classes=1, decoder_channels=64)
+    graph = _to_onnx(Deployable(net, spec).eval(), spec)
+    half = convert_float_to_float16(onnx.load_from_string(graph), keep_io_types=True).SerializeToString()
+    folder = tmp_path_factory.mktemp("graphs")
+    (folder / "model.onnx").write_bytes(graph)
+    samples = iter([{spec.input_name: np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8)}])
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        def get_next(self) -> Any:
+            return next(samples, None)
+
+    symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True}
+    quantization.quantize_static(
+        folder / "model.onnx",
+        folder / "int8.onnx",
+        Reader(),
+        per_channel=True,
+        activation_type=quantization.QuantType.QInt8,
+        weight_type=quantization.QuantType.QInt8,
+        extra_options=symmetric | {"QuantizeBias": False, "AddQDQPairToWeight": True},
+    )
+    files = {ONNX: graph}
+    return with_graphs(Bundle(Path("car.vdz"), spec, files), fp16=half, int8=(folder / "int8.onnx").read_bytes())
+
+
+@pytest.fixture(scope="session")
+def native(bundle: Bundle) -> Bundle:
+    """The same network for images of any size."""
+    manifest = bundle.manifest.model_copy(update={"resize": "native", "max_batch": 2, "max_size": (250, 512)})
+    return replace(bundle, manifest=manifest)
+
+
+@pytest.mark.parametrize(("precision", "size"), [("fp32", 1.2), ("fp16", 0.6), ("int8", 0.5)])
+def test_engine_and_sidecar(bundle: Bundle, tmp_path: Path, precision: str, size: float) -> None:
+    path = tmp_path / "car.engine"
+    seen: list[tuple[str, float]] = []
+    wanted = [(8, 9), (12, 0), (8, 9)]
+    made = export_engine(
+        bundle, path, precision=precision, compute_capabilities=wanted, progress=lambda *step: seen.append(step)
+    )
+    plan = path.read_bytes()
+    assert int.from_bytes(plan[16:24], "little") == len(plan)  # so it says itself: nothing is in front of it
+    assert len(plan) < size * len(bundle.read(ONNX))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["car.engine", "car.engine.json"]
+    assert read_engine(path).sidecar == made
+    assert (made.library, made.library_version) == ("tensorrt_rtx", open_library("tensorrt_rtx").version)
+    assert (made.precision, made.compute_capabilities, made.gpu) == (precision, ("8.9", "12.0"), None)
+    member = ONNX if precision == "fp32" else f"variants/{precision}-tensorrt.onnx"
+    assert (made.model, made.model_sha256) == (member, hashlib.sha256(bundle.read(member)).hexdigest())
+    assert (made.engine_sha256, made.engine_size) == (hashlib.sha256(plan).hexdigest(), len(plan))
+    ((given,), (answered,)) = made.inputs, made.outputs
+    assert (given.name, given.dtype, given.shape) == ("images", "uint8", (-1, -1, -1, 3))
+    assert (answered.name, answered.dtype, answered.shape) == ("logits", "float32", (-1, 1, -1, -1))
+    (profile,) = given.profiles
+    assert (profile.min, profile.opt, profile.max) == ((1, *SIZE, 3), (8, *SIZE, 3), (8, *SIZE, 3))
+    assert seen[0] == ("parsing", 0.0)
+    assert seen[-1] == ("building", 1.0)
+    assert [done for _, done in seen] == sorted(done for _, done in seen)
+
+
+def test_any_size_up_to_the_largest_of_the_spec(native: Bundle, tmp_path: Path) -> None:
+    made = export_engine(native, tmp_path / "car.engine", precision="fp32")
+    (profile,) = made.inputs[0].profiles
+    assert (profile.min, profile.opt, profile.max) == ((1, 32, 32, 3), (2, *SIZE, 3), (2, 256, 512, 3))
+    assert made.compute_capabilities == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "shapes"),
+    [
+        ({}, ((1, 64, 64, 3), (8, 64, 64, 3), (8, 64, 64, 3))),
+        ({"resize": "letterbox", "max_batch": 1}, ((1, 64, 64, 3), (1, 64, 64, 3), (1, 64, 64, 3))),
+        ({"resize": "native"}, ((1, 32, 32, 3), (8, 64, 64, 3), (8, 128, 128, 3))),
+        ({"resize": "native", "size": (90, 70)}, ((1, 32, 32, 3), (8, 96, 96, 3), (8, 192, 160, 3))),
+        ({"resize": "native", "max_size": 40}, ((1, 32, 32, 3), (8, 64, 64, 3), (8, 64, 64, 3))),
+    ],
+)
+def test_shapes_of_a_spec(changes: dict[str, Any], shapes: Any) -> None:
+    assert shapes_of(Manifest.parse(SPEC | changes)) == shapes
+
+
+def test_auto_is_fp16_where_the_bundle_accepted_it(bundle: Bundle) -> None:
+    assert tensorrt_build.choose_precision(bundle, "auto") == "fp16"
+    refused = [entry.model_copy(update={"accepted": False}) for entry in bundle.manifest.variants]
+    manifest = bundle.manifest.model_copy(update={"variants": tuple(refused)})
+    assert tensorrt_build.choose_precision(replace(bundle, manifest=manifest), "auto") == "fp32"
+    assert tensorrt_build.choose_precision(bundle, "int8") == "int8"
+
+
+def test_precision_without_a_graph_names_the_command(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"no bf16 variant for tensorrt.*visdeploy export .* --precision bf16"):
+        export_engine(bundle, tmp_path / "car.engine", precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"compute_capabilities": [(9, 0)]},
+            r"builds for 7.5, 8.0, .*, not for 9.0; GPUs of data centres take ",
+        ),
+        ({"version_compatible": True}, "version and hardware compatibility need tensorrt$"),
+        ({"hardware_compatible": "ampere+"}, "version and hardware compatibility need tensorrt$"),
+    ],
+)
+def test_rtx_says_what_it_does_not_do(bundle: Bundle, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        export_engine(bundle, tmp_path / "car.engine", precision="fp32", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def node_graph(operator: str, domain: str = "") -> bytes:
+    """A graph of one node."""
+    onnx = pytest.importorskip("onnx")
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    node = helper.make_node(operator, ["images"], ["logits"], name="stage/last", domain=domain)
+    shape = ["b", 3, 8, 8]
+    graph = helper.make_graph(
+        [node],
+        "graph",
+        [helper.make_tensor_value_info("images", floats, shape)],
+        [helper.make_tensor_value_info("logits", floats, shape)],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)]
+    return bytes(helper.make_model(graph, opset_imports=opsets).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (lambda: node_graph("MyOp", "mine"), "MyOp 'stage/last': .*[Pp]lugin not found"),
+        (lambda: node_graph("NonZero"), "."),
+        (lambda: b"", "."),
+        (lambda: b"garbage" * 50, "."),
+        (lambda: bytes(1000), "."),
+        (lambda: b"\x08\x07", "expected a graph with one input and an output, got 0 and 0|."),
+    ],
+    ids=["unknown", "unsupported", "empty", "garbage", "zeros", "nothing in it"],
+)
+def test_refused_graph_is_one_sentence(
+    bundle: Bundle, tmp_path: Path, graph: Callable[[], bytes], message: str
+) -> None:
+    broken = replace(bundle, files={ONNX: graph()})
+    with pytest.raises(EngineError, match=rf"^tensorrt_rtx: refused .*car\.vdz \(model.onnx\): {message}") as caught:
+        export_engine(broken, tmp_path / "car.engine", precision="fp32")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_cut_graph_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    whole = bundle.read(ONNX)
+    broken = replace(bundle, files={ONNX: whole[: len(whole) // 2]})
+    with pytest.raises(EngineError, match=r"^tensorrt_rtx: refused"):
+        export_engine(broken, tmp_path / "car.engine", precision="fp32")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes parsing do something else, in the process that builds."""
+
+    def install(body: str) -> None:
+        folder = tmp_path / "path"
+        folder.mkdir()
+        (folder / "tensorrt_rtx.py").write_text(FAULTY + "\n".join(f"        {line}" for line in body.splitlines()))
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return install
+
+
+FAULTY = """
+import os, sys, time
+from types import SimpleNamespace
+
+__version__ = "1.7"
+
+class ILogger:
+    Severity = SimpleNamespace(ERROR=0, INTERNAL_ERROR=1)
+
+class NetworkDefinitionCreationFlag:
+    STRONGLY_TYPED = 0
+
+class Builder:
+    def __init__(self, log): pass
+    def create_network(self, flags): pass
+
+class OnnxParser:
+    num_errors = 0
+    def __init__(self, network, log): pass
+    def parse(self, graph):
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "os.write(2, b'terminate called\\n'); os.abort()",
+            r"the process that builds ended by SIGABRT while parsing \(terminate called\)",
+        ),
+        ("os.kill(os.getpid(), 11)", r"ended by SIGSEGV while parsing \(no message\)"),
+        ("os.kill(os.getpid(), 9)", r"ended by SIGKILL while parsing \(no message\)"),
+        ("os._exit(3)", r"ended with exit code 3 while parsing \(no message\)"),
+        ("print('noise'); os.write(1, b'{'); raise RuntimeError('of its own')", "of its own"),
+        ("raise MemoryError", "MemoryError"),
+        ("os.unlink('graph.onnx'); return False", "the graph cannot be parsed"),
+    ],
+)
+def test_crash_is_one_sentence(
+    bundle: Bundle, tmp_path: Path, faulty: Callable[[str], None], body: str, message: str
+) -> None:
+    faulty(body)
+    with pytest.raises(EngineError, match=rf"^tensorrt_rtx: refused .*: .*{message}$"):
+        export_engine(bundle, tmp_path / "car.engine", precision="fp32")
+    assert [file.name for file in tmp_path.iterdir()] == ["path"]
+
+
+def test_unsupported_version_is_refused(bundle: Bundle, tmp_path: Path, faulty: Callable[[str], None]) -> None:
+    faulty("pass")
+    module = tmp_path / "path" / "tensorrt_rtx.py"
+    module.write_text(module.read_text().replace('"1.7"', '"2.0.1"'))
+    with pytest.raises(MissingDependencyError, match=r"^tensorrt_rtx is 2.0.1, visdeploy works with tensorrt 10 or 11"):
+        export_engine(bundle, tmp_path / "car.engine", precision="fp32")
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """Sets the most bytes that a file may have, which fails as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_full_disk_during_the_build(bundle: Bundle, tmp_path: Path, small_files: Callable[[int], None]) -> None:
+    graph = len(bundle.read(ONNX))
+    for limit, who in ((graph // 2, "cannot build"), (graph + 4096, "refused")):
+        small_files(limit)
+        with pytest.raises(EngineError, match=rf"^tensorrt_rtx: {who} .*car\.vdz.*File too large"):
+            export_engine(bundle, tmp_path / "car.engine", precision="fp32")
+        assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_where_the_engine_goes(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_files: Callable[[int], None]
+) -> None:
+    (tmp_path / "car.engine").write_bytes(b"older")
+
+    def compiled(*_: Any) -> Any:
+        small_files(100_000)
+        facts = {"inputs": [], "outputs": [], "library_version": "1.7"}
+        return bytes(200_000), facts, b""
+
+    monkeypatch.setattr(tensorrt_build, "_compile", compiled)
+    with pytest.raises(InputError, match=r"cannot write .*car\.engine \(File too large\)"):
+        export_engine(bundle, tmp_path / "car.engine", precision="fp32")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"older"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_build_leaves_nothing(
+    bundle: Bundle, tmp_path: Path, faulty: Callable[[str], None], end: signal.Signals
+) -> None:
+    write(tmp_path / "path.vdz", bundle.manifest, bundle.files)
+    faulty(f"open({str(tmp_path / 'path' / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)")
+    code = (
+        "import sys\nfrom visdeploy.bundle import Bundle\nfrom visdeploy.engines.tensorrt_build import export_engine\n"
+        "export_engine(Bundle.open(sys.argv[1]), sys.argv[2], precision='fp32')"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "path.vdz", tmp_path / "car.engine"], stderr=subprocess.PIPE
+    )
+    pid = tmp_path / "path" / "pid"
+    wait_for(lambda: pid.is_file() and pid.read_text() != "")
+    parent.send_signal(end)
+    _, said = parent.communicate()
+    assert end != signal.SIGINT or b"KeyboardInterrupt" in said
+    wait_for(lambda: not running(int(pid.read_text())))
+    wait_for(lambda: {file.name for file in tmp_path.iterdir()} == {"path", "path.vdz"})
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("waited for half a minute")
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_package_that_is_missing_is_named(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(MissingDependencyError, match=r"built by tensorrt_rtx, .*'visdeploy\[tensorrt-rtx\]'"):
+        export_engine(bundle, tmp_path / "car.engine", precision="fp32", compute_capabilities=[(8, 9)])
+
+
+def test_engine_for_the_gpu_at_hand_is_of_the_library_that_knows_every_gpu(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Options] = []
+
+    def compiled(graph: bytes, timing: bytes, options: Options, *_: Any) -> Any:
+        asked.append(options)
+        return b"plan", {"inputs": [], "outputs": [], "library_version": "11.4"}, b""
+
+    monkeypatch.setattr(tensorrt_build, "_compile", compiled)
+    monkeypatch.setattr(tensorrt_build, "find_device", lambda: (Device("NVIDIA H100", (9, 0)), ""))
+    monkeypatch.setattr(tensorrt_library, "installed", lambda: ["tensorrt", "tensorrt_rtx"])
+    made = export_engine(bundle, tmp_path / "car.engine", precision="fp32")
+    assert (made.library, made.gpu, made.compute_capabilities) == ("tensorrt", "NVIDIA H100 (9.0)", ())
+    made = export_engine(bundle, tmp_path / "car.engine", precision="fp32", compute_capabilities=[(8, 9)])
+    assert (made.library, made.gpu, made.compute_capabilities) == ("tensorrt_rtx", None, ("8.9",))
+    assert [options.library for options in asked] == ["tensorrt", "tensorrt_rtx"]
+
+
+class FakeTensorRt:
+    """What tensorrt 10 and 11 offer to who builds, with other integers in their enumerations."""
+
+    def __init__(self, major: int, **behaviour: Any) -> None:
+        self.said: list[Any] = []
+        said, self.__version__ = self.said, f"{major}.1"
+        flags = {"TF32": 7 - major // 11, "VERSION_COMPATIBLE": 13 - major // 11}
+        self.BuilderFlag = SimpleNamespace(**flags)
+        self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1 if major == 10 else 0)
+        levels = {"NONE": 0, "AMPERE_PLUS": 1} | ({"SAME_COMPUTE_CAPABILITY": 2} if major == 11 else {})
+        self.HardwareCompatibilityLevel = SimpleNamespace(**levels)
+        self.IProgressMonitor = type("IProgressMonitor", (), {})
+        log = self.ILogger = type("ILogger", (), {"Severity": SimpleNamespace(ERROR=1, INTERNAL_ERROR=0, INFO=3)})
+        tensor = SimpleNamespace(name="images", dtype="DataType.UINT8", shape=(-1, 64, 64, 3))
+
+        class Config:
+            def __setattr__(self, name: str, value: Any) -> None:
+                said.append((name, value) if name != "progress_monitor" else name)
+
+            def __getattr__(self, name: str) -> Any:
+                def call(*arguments: Any) -> Any:
+                    said.append((name, *arguments))
+                    return behaviour.get(name, lambda *_: 0)(*arguments)
+
+                return call
+
+        class Builder:
+            def __init__(self, log: Any) -> None:
+                self.log = log
+
+            def create_network(self, flags: int) -> Any:
+                said.append(("create_network", flags))
+                return SimpleNamespace(
+                    num_inputs=1, num_outputs=1, get_input=lambda i: tensor, get_output=lambda i: tensor
+                )
+
+            def create_builder_config(self) -> Any:
+                return Config()
+
+            def create_optimization_profile(self) -> Any:
+                return SimpleNamespace(set_shape=lambda *shapes: said.append(("set_shape", *shapes)))
+
+            def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
+                if "fails" in behaviour:
+                    self.log.log(log.Severity.INFO, "not this")  # type: ignore[attr-defined]
+                    self.log.log(log.Severity.ERROR, behaviour["fails"])  # type: ignore[attr-defined]
+                    return None
+                return b"plan"
+
+        self.Builder = Builder
+        self.OnnxParser = lambda network, log: SimpleNamespace(parse=lambda graph: True)
+
+
+def compile_with(module: FakeTensorRt, timing: bytes = b"", **options: Any) -> Any:
+    asked = Options("tensorrt", "fp32", ((1, 8, 8, 3), (4, 8, 8, 3), (8, 8, 8, 3)))
+    library = Library("tensorrt", module.__version__, module)
+    return compile_graph(library, b"graph", replace(asked, **options), lambda phase, done: None, timing)
+
+
+TIMING = {
+    "create_timing_cache": lambda data: f"cache of {data.decode()}",
+    "set_timing_cache": lambda cache, mismatch: True,
+    "get_timing_cache": lambda: SimpleNamespace(serialize=lambda: b"measured"),
+}
+
+
+@pytest.mark.parametrize("major", [10, 11])
+def test_tensorrt_types_strongly_without_tf32_and_by_name(major: int) -> None:
+    module = FakeTensorRt(major, **TIMING)
+    plan, facts, timing = compile_with(module, b"earlier", version_compatible=True, hardware_compatible="ampere+")
+    assert (plan, timing, facts["library_version"]) == (b"plan", b"measured", f"{major}.1")
+    assert facts["inputs"][0]["profiles"] == [{"min": [1, 64, 64, 3], "opt": [4, 64, 64, 3], "max": [8, 64, 64, 3]}]
+    assert ("create_network", 1 << module.NetworkDefinitionCreationFlag.STRONGLY_TYPED) in module.said
+    assert ("clear_flag", module.BuilderFlag.TF32) in module.said
+    assert ("set_flag", module.BuilderFlag.VERSION_COMPATIBLE) in module.said
+    assert ("hardware_compatibility_level", 1) in module.said
+    assert ("set_shape", "images", (1, 64, 64, 3), (4, 64, 64, 3), (8, 64, 64, 3)) in module.said
+    assert ("set_timing_cache", "cache of earlier", False) in module.said
+
+
+def test_tf32_stays_where_the_graph_has_lower_precision() -> None:
+    module = FakeTensorRt(11, **TIMING)
+    compile_with(module, precision="int8")
+    assert not [said for said in module.said if said[0] == "clear_flag"]
+
+
+def test_timing_of_another_version_is_left_out() -> None:
+    module = FakeTensorRt(11, **TIMING | {"set_timing_cache": lambda cache, mismatch: cache == "cache of "})
+    compile_with(module, b"of another version")
+    assert [said[1] for said in module.said if said[0] == "set_timing_cache"] == [
+        "cache of of another version",
+        "cache of ",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "options", "error", "message"),
+    [
+        ({}, {"compute_capabilities": ("8.9",)}, UnsupportedError, "builds for the GPU that it runs on.*tensorrt-rtx"),
+        ({}, {"hardware_compatible": "same"}, UnsupportedError, "knows no hardware compatibility SAME_COMPUTE"),
+        ({"add_optimization_profile": lambda p: -1}, {}, EngineError, r"the profile \[.*\] was refused"),
+        ({"fails": "no\nroom"}, {}, EngineError, "^no room$"),
+    ],
+)
+def test_tensorrt_refuses_in_one_sentence(
+    behaviour: dict[str, Any], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        compile_with(FakeTensorRt(10, **TIMING | behaviour), **options)
+
+
+def test_sidecar_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "car.engine").write_bytes(b"plan")
+    with (tmp_path / "car.engine.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match=r"car\.engine\.json: expected at most"):
+        read_engine(tmp_path / "car.engine")
