@@ -286,7 +286,8 @@ def test_verify_names_what_drifted_and_what_cannot_run(run, binary_bundle, photo
     code, out, _ = run("verify", binary_bundle, "--images", photo_folder, "--json")
     report = json.loads(out)
     assert code == 0
-    assert [entry["what"] for entry in report["not_run"]] == [str(photo_folder / "b.jpg"), "onnxruntime"]
+    not_run = {entry["what"]: entry["why"] for entry in report["not_run"]}
+    assert {str(photo_folder / "b.jpg"), "onnxruntime"} <= not_run.keys() <= {*NAMES, str(photo_folder / "b.jpg")}
     (own,) = [row for row in report["rows"] if row["stage"] == "own images"]
     assert (own["engine"], own["changed"], own["pixels"]) == ("openvino", 0, 2 * 50 * 70)
     code, out, _ = run("verify", binary_bundle, "--engine", "all", "--precision", "all")
@@ -309,7 +310,7 @@ def test_export_in_another_format_and_verify_the_file(run, binary_bundle, tmp_pa
     for arguments, said in (
         (["--format", "openvion", "--out", "car.xml"], "did you mean 'openvino'"),
         (["--format", "pt2", "--out", "car.pt2"], "names no visdeploy architecture"),
-        (["--out", "car.vdz"], "is a bundle already"),
+        (["--out", "car.vdz"], "is a bundle: it takes --precision or another --format"),
     ):
         code, _, err = run("export", binary_bundle, *arguments)
         assert code == 2
