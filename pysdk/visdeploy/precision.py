@@ -184,7 +184,7 @@ class _Candidate:
         return Variant(
             engine=self.engine,
             precision=self.precision,
-            files=tuple(sorted(files)),
+            files=tuple(files),
             accepted=False,
             calibration=self.calibration.sha256 if self.precision == "int8" else None,
             excluded=tuple(excluded),
