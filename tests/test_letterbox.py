@@ -93,11 +93,12 @@ def test_any_layout(interpolation: Any, size: tuple[int, int]) -> None:
 
 
 # Around the totals up to which the means are computed in float, and the sums of rows.
-@pytest.mark.parametrize("pixels", [2, 3, 16383, 16384, 16385, 65793, 65794, 2**20 - 1, 2**20])
-def test_means_are_rounded_half_up(pixels: int) -> None:
-    for brighter, expected in ((pixels // 2 + pixels % 2, 255), ((pixels - 1) // 2, 254)):
-        row = np.full((1, pixels, 3), 254, np.uint8)
-        row[0, :brighter] = 255
+@pytest.mark.parametrize("level", [128, 254])
+@pytest.mark.parametrize("pixels", [2, 3, 16383, 16384, 16385, 40000, 50001, 60001, 65793, 65794, 2**20 - 1, 2**20])
+def test_means_are_rounded_half_up(pixels: int, level: int) -> None:
+    for brighter, expected in ((pixels // 2 + pixels % 2, level + 1), ((pixels - 1) // 2, level)):
+        row = np.full((1, pixels, 3), level, np.uint8)
+        row[0, :brighter] = level + 1
         for image in (row, row.transpose(1, 0, 2)):
             assert (ops.letterbox(image, (1, 1), interpolation="area") == expected).all()
 
@@ -110,8 +111,8 @@ def test_means_are_rounded_half_up(pixels: int) -> None:
         ((509, 251), (256, 100), "area"),
         ((66001, 3), (5, 2), "area"),
         ((3, 66001), (2, 5), "area"),
-        ((3, 2), (33001, 1), "bilinear"),
-        ((2, 3), (1, 33001), "bilinear"),
+        ((3, 2), (300001, 1), "bilinear"),
+        ((2, 3), (1, 300001), "bilinear"),
         ((2, 3), (127, 65), "bilinear"),
         ((400, 7), (9, 300), "bilinear"),
     ],

@@ -42,22 +42,16 @@ def prepare(image: Array, spec: Spec) -> Prepared:
     else:
         valid = source
         padded = -(-source[0] // spec.divisor) * spec.divisor, -(-source[1] // spec.divisor) * spec.divisor
-    return Prepared(_letterbox(image, valid, padded, spec), valid, source)
+    if padded == source:
+        return Prepared(image, valid, source)
+    interpolation = _interpolation(source, valid, spec)
+    pixels = ops.letterbox(image, valid, padded, interpolation=interpolation, pad_value=spec.pad_value)
+    return Prepared(pixels, valid, source)
 
 
-def resize(image: Array, size: tuple[int, int], spec: Spec) -> Array:
-    """Resample (H, W, 3) to `size` (height, width) with the spec's interpolation, as `prepare` does."""
-    return _letterbox(image, size, size, spec)
-
-
-def _letterbox(image: Array, valid: tuple[int, int], padded: tuple[int, int], spec: Spec) -> Array:
-    if tuple(image.shape[:2]) == padded:
-        return image
-    interpolation = _interpolation(image, valid, spec)
-    return ops.letterbox(image, valid, padded, interpolation=interpolation, pad_value=spec.pad_value)
-
-
-def _interpolation(image: Array, size: tuple[int, int], spec: Spec) -> Literal["nearest", "bilinear", "area"]:
-    if spec.interpolation == "bilinear" and spec.antialias and size[0] <= image.shape[0] and size[1] <= image.shape[1]:
+def _interpolation(
+    source: tuple[int, int], size: tuple[int, int], spec: Spec
+) -> Literal["nearest", "bilinear", "area"]:
+    if spec.interpolation == "bilinear" and spec.antialias and size[0] <= source[0] and size[1] <= source[1]:
         return "area"
     return spec.interpolation
