@@ -65,8 +65,10 @@ def of_figures(figures: Figures) -> list[Table]:
     speed.add_column("engine", no_wrap=True)
     for heading in (*uses, "call p50 (p95, p99) ms", f"{uses[-1]}' calls"):
         speed.add_column(heading, justify="right")
-    not_run = "\n".join(f"not run here: {entry.what}: {entry.why}" for entry in figures.not_run)
-    cost = Table(title="what it costs", title_justify="left", caption=escape(not_run) or None, caption_justify="left")
+    below = [f"{entry.name}: {note}" for entry in figures.entries for note in entry.notes]
+    below += [f"not run here: {entry.what}: {entry.why}" for entry in figures.not_run]
+    caption = escape("\n".join(below)) or None
+    cost = Table(title="what it costs", title_justify="left", caption=caption, caption_justify="left")
     cost.add_column("engine", no_wrap=True)
     for heading in ("load s", "first result s", "memory MB", "peak MB", *STAGES[:-1], "changed pixels", "Dice", "drop"):
         cost.add_column(heading, justify="right")
@@ -82,8 +84,6 @@ def of_figures(figures: Figures) -> list[Table]:
         cost.add_row(
             entry.name, f"{entry.load_s:.2f}", f"{entry.first_result_s:.2f}", *memory, *stages, changed, dice, drop
         )
-        for note in entry.notes:
-            cost.add_row("", escape(note))
     return [speed, cost]
 
 
