@@ -154,8 +154,10 @@ def test_file_of_other_weights_drifts(bundle: Bundle, made: dict[str, Path], tmp
         report.require()
 
 
-@pytest.mark.parametrize("name", ["car.zip", "nowhere.pt2", "nowhere.xml"])
+@pytest.mark.parametrize("name", ["car.zip", "nowhere.pt2", "nowhere.xml", "folder.pt2", "endless.xml"])
 def test_file_that_is_none(name: str, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "folder.pt2").mkdir()
+    (tmp_path / "endless.xml").symlink_to("/dev/zero")
     with pytest.raises(InputError, match=name):
         verify(bundle, files=[tmp_path / name])
 
