@@ -85,7 +85,7 @@ def test_255_classes_fit_and_256_do_not() -> None:
         ({"background": -1}, "background: input should be greater than or equal to 0, got -1"),
         ({"threshold": 1}, "threshold: input should be less than 1, got 1"),
         ({"threshold": float("nan")}, "threshold: "),
-        ({"resize": "squash"}, "resize: input should be 'stretch', 'letterbox' or 'native', got 'squash'"),
+        ({"resize": "squash"}, "resize: input should be 'stretch', 'letterbox', 'native' or 'tile', got 'squash'"),
         ({"interpolation": "cubic"}, "interpolation: input should be 'bilinear' or 'nearest', got 'cubic'"),
         ({"exif": False}, "exif: input should be True, got False"),
         ({"pad_value": 300}, "pad_value: input should be less than or equal to 255, got 300"),
