@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class SlowEngine(stub.StubEngine):
     def __init__(self, time: Time, name: str, precision: str, seconds: float) -> None:
         super().__init__(1, lambda: None)
         self.time, self.name, self.precision, self.seconds = time, name, precision, seconds
-        self.notes = (f"{name} was chosen by nobody",)
+        self.notes = [f"{name} was chosen by nobody"]
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         self.time.spend(self.seconds * len(images))
@@ -77,11 +78,8 @@ def test_every_use_of_every_engine_is_timed() -> None:
     for entry, milliseconds in ((fp32, 4), (int8, 2)):
         assert entry.calls == 5 * 0.04 * 1e3 / milliseconds
         assert (entry.latency.p50, entry.latency.p99) == pytest.approx((milliseconds, milliseconds))
-        rates = entry.rates()
-        assert list(rates) == [
-            f"{entry.name}, {use}" for use in ("single calls", "stream, batch 1", "stream, batch 4", "3 clients")
-        ]
-        assert list(rates.values()) == pytest.approx([1e3 / milliseconds] * 4)
+        assert list(entry.rates) == ["single calls", "stream, batch 1", "stream, batch 4", "3 clients"]
+        assert list(entry.images_per_second.values()) == pytest.approx([1e3 / milliseconds] * 4)
         assert entry.client_latency.p50 >= milliseconds * (1 - 1e-9)
         assert set(entry.stages) == {"decode", "resize", "infer", "postprocess", "total"}
         assert entry.notes == (f"{entry.engine} was chosen by nobody",)
@@ -98,7 +96,18 @@ def test_ratios_are_to_the_first_fp32() -> None:
     assert ratios["torchscript fp32, 3 clients"] == pytest.approx(0.5)
     document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert document["ratios"] == ratios
-    assert document["entries"][0]["streamed"]["4"] == pytest.approx(500)
+    assert document["entries"][0]["images_per_second"]["stream, batch 4"] == pytest.approx(500)
+
+
+def test_ratios_are_of_the_same_round_and_use() -> None:
+    fp32, int8 = measured(openvino=4, onnxruntime_int8=2)
+    uses = list(fp32.rates)
+    # The machine stood still in one round, and clients of fp32 gain from a second core.
+    fp32 = replace(fp32, rates=dict.fromkeys(uses, (100, 100, 1)) | {"3 clients": (150, 150, 1)})
+    int8 = replace(int8, rates=dict.fromkeys(uses, (200, 200, 2)))
+    ratios = Figures("stub.vdz", "", "", (fp32, int8)).ratios()
+    assert [ratios[f"openvino fp32, {use}"] for use in uses] == [1, 1, 1, 1.5]
+    assert [ratios[f"onnxruntime int8, {use}"] for use in uses] == pytest.approx([2, 2, 2, 4 / 3])
 
 
 @pytest.fixture

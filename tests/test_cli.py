@@ -108,8 +108,17 @@ def test_check_explains_this_machine(run):
     assert 1 <= found["cpus"] <= found["cpus_present"]
     assert set(found["pays"]) == {"bf16", "fp16", "int8"}
     assert {"numpy", "opencv-python"} <= set(found["libraries"])
+    assert found["cache"]["directory"] == os.environ["VISDEPLOY_CACHE"]
+    assert found["cache"]["bytes"] <= found["cache"]["limit"]
     said = run("check")[1]
-    for part in ("openvino", "CPUs for this process", "in use; found: scalar", "CUDA kernels", "extras"):
+    for part in (
+        "openvino",
+        "CPUs for this process",
+        "in use; found: scalar",
+        "CUDA kernels",
+        "extras",
+        "compiled engines",
+    ):
         assert part in said
 
 
@@ -222,7 +231,7 @@ def test_benchmark_and_its_gate(run, binary_bundle, tmp_path):
     for entry in document["entries"]:
         assert set(entry["stages"]) == {"decode", "resize", "infer", "postprocess", "total"}
         assert (entry["changed"], entry["dice"]) == (0, 1)
-        assert entry["streamed"]["2"] > 0
+        assert entry["images_per_second"]["stream, batch 2"] > 0
     (tmp_path / "base.json").write_text(out)
     code, out, err = run("benchmark", binary_bundle, *quick, "--min", 1e9, "--engine", "openvino")
     assert code == 1
@@ -277,7 +286,8 @@ def test_verify_names_what_drifted_and_what_cannot_run(run, binary_bundle, photo
     code, out, _ = run("verify", binary_bundle, "--images", photo_folder, "--json")
     report = json.loads(out)
     assert code == 0
-    assert [entry["what"] for entry in report["not_run"]] == [str(photo_folder / "b.jpg"), "tensorrt", "onnxruntime"]
+    not_run = {entry["what"]: entry["why"] for entry in report["not_run"]}
+    assert {str(photo_folder / "b.jpg"), "onnxruntime"} <= not_run.keys() <= {*NAMES, str(photo_folder / "b.jpg")}
     (own,) = [row for row in report["rows"] if row["stage"] == "own images"]
     assert (own["engine"], own["changed"], own["pixels"]) == ("openvino", 0, 2 * 50 * 70)
     code, out, _ = run("verify", binary_bundle, "--engine", "all", "--precision", "all")
@@ -320,8 +330,7 @@ def test_train_export_val_predict(run, tmp_path):
     assert "8 images to train on, 2 held out, 2 classes" in err
     assert "visdeploy export" in out
     assert run("export", tmp_path / "run", "--out", tmp_path / "car.vdz")[0] == 0
-    assert run("export", tmp_path / "run", "--out", tmp_path / "car.xml", "--format", "openvino")[0] == 0
-    code, out, _ = run("export", tmp_path / "car.vdz", "--out", tmp_path / "car.pt2", "--format", "pt2", "--json")
+    code, out, _ = run("export", tmp_path / "run", "--out", tmp_path / "car.pt2", "--format", "pt2", "--json")
     assert (code, json.loads(out)["rows"][3]["file"]) == (0, "car.pt2")
     code, out, _ = run("val", tmp_path / "car.vdz", "--data", tmp_path / "scenes", "--json")
     assert code == 0

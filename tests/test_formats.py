@@ -154,8 +154,10 @@ def test_file_of_other_weights_drifts(bundle: Bundle, made: dict[str, Path], tmp
         report.require()
 
 
-@pytest.mark.parametrize("name", ["car.zip", "nowhere.pt2", "nowhere.xml"])
+@pytest.mark.parametrize("name", ["car.zip", "nowhere.pt2", "nowhere.xml", "folder.pt2", "endless.xml"])
 def test_file_that_is_none(name: str, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "folder.pt2").mkdir()
+    (tmp_path / "endless.xml").symlink_to("/dev/zero")
     with pytest.raises(InputError, match=name):
         verify(bundle, files=[tmp_path / name])
 
@@ -198,11 +200,14 @@ def test_anyone_elses_network_becomes_pt2_with_its_module(foreign: tuple[Bundle,
 
 
 def test_variant_becomes_ir_in_its_precision(bundle: Bundle, made: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"holds no int8 variant for openvino; to make one: visdeploy export"):
+    with pytest.raises(UnsupportedError, match="holds no int8 variant for openvino; to make one: visdeploy export"):
         export_openvino(bundle, tmp_path / "car.xml", precision="int8")
+    with pytest.raises(UnsupportedError, match="bf16 is no file but how OpenVINO runs the fp32 graph"):
+        export_openvino(bundle, tmp_path / "car.xml", precision="bf16")
     files = {f"variants/int8-openvino{suffix}": made[suffix].read_bytes() for suffix in (".xml", ".bin")}
     form = Variant(engine="openvino", precision="int8", files=tuple(files), accepted=True)
     manifest = bundle.manifest.model_copy(update={"variants": (form,)})
     held = replace(bundle, manifest=manifest, files={**bundle.files, **files})
-    report = export_openvino(held, tmp_path / "car.xml", precision="int8")
-    assert {row.precision for row in report.rows if row.file} == {"int8"}
+    for precision in ("int8", "auto"):
+        report = export_openvino(held, tmp_path / "car.xml", precision=precision)
+        assert {row.precision for row in report.rows if row.file} == {"int8"}

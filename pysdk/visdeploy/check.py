@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-from visdeploy import __version__
+from visdeploy import __version__, cache
 from visdeploy.engines import NAMES, cpu_quota, load_adapter, status
+from visdeploy.errors import InputError
 from visdeploy.machine import cpu_count, cpu_flags, cpu_model, native_isa
 from visdeploy.native import cuda_status
 
@@ -40,6 +41,17 @@ class ExtraCheck:
 
 
 @dataclass(frozen=True)
+class CacheCheck:
+    """The cache of compiled engines: its directory, or None and the reason; the bytes it holds, and may hold."""
+
+    directory: str | None
+    reason: str
+    entries: int
+    bytes: int
+    limit: int
+
+
+@dataclass(frozen=True)
 class Check:
     """What `check` found.
 
@@ -57,6 +69,7 @@ class Check:
         engines: In order of preference.
         extras: What else can be installed.
         cuda: Version of CUDA that the ops can use, and the sentence that says why or why not.
+        cache: Where compiled engines are kept, how many bytes that are, and how many there may be.
     """
 
     visdeploy: str
@@ -72,6 +85,7 @@ class Check:
     engines: tuple[EngineCheck, ...]
     extras: tuple[ExtraCheck, ...]
     cuda: dict[str, str | None]
+    cache: CacheCheck
 
     @property
     def ok(self) -> bool:
@@ -103,6 +117,9 @@ class Check:
         for extra in self.extras:
             answer = f"no   {', '.join(extra.missing)} missing: {extra.install}" if extra.missing else "yes"
             said.append(f"  {extra.name:<14} {answer}")
+        kept = self.cache
+        sizes = f"{kept.entries} compiled engines, {kept.bytes / 1e6:.0f} of {kept.limit / 1e6:.0f} MB"
+        said.append(f"cache: {sizes} in {kept.directory}" if kept.directory else f"cache: none, {kept.reason}")
         return said
 
 
@@ -128,11 +145,20 @@ def check() -> Check:
         ),
         extras=_extras(),
         cuda={"version": cuda, "reason": sentence},
+        cache=_cache(),
     )
 
 
 def _precisions(engine: str) -> tuple[str, ...]:
     return tuple(load_adapter(engine).precisions())
+
+
+def _cache() -> CacheCheck:
+    try:
+        kept = cache.entries()
+        return CacheCheck(str(cache.directory()), "", len(kept), sum(entry.size for entry in kept), cache.limit())
+    except (OSError, InputError) as error:
+        return CacheCheck(None, str(error), 0, 0, 0)
 
 
 def _extras() -> tuple[ExtraCheck, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from visdeploy.bundle import ONNX, Bundle
 from visdeploy.engines import graph_files, reason
-from visdeploy.errors import EngineError, InputError, MissingDependencyError
+from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
 from visdeploy.verify import Report, verify
 from visdeploy.whole_file import whole_files
 
@@ -23,7 +23,7 @@ def export_openvino(
     Args:
         bundle: An opened bundle.
         path: Target, `*.xml`; the weights go into the `.bin` of the same name.
-        precision: "fp32", or that of a variant that the bundle holds for OpenVINO.
+        precision: "fp32", that of a variant that the bundle holds for OpenVINO, or "auto" for the variant if accepted.
         progress: Called with one line per step.
 
     Raises:
@@ -43,6 +43,14 @@ def export_openvino(
     if path.suffix != ".xml":
         raise InputError(f"[export] out: expected a file named *.xml, got {path}")
     spec = bundle.manifest
+    if precision == "auto":
+        held = [form for form in spec.variants if form.engine == "openvino" and form.accepted and form.files]
+        precision = held[0].precision if held else "fp32"
+    if precision in ("bf16", "fp16"):
+        raise UnsupportedError(
+            f"[export] precision: {precision} is no file but how OpenVINO runs the fp32 graph; export fp32 and set "
+            f"INFERENCE_PRECISION_HINT where it is compiled"
+        )
     graph = [bundle.read(name) for name in graph_files(bundle, "openvino", precision, {"fp32": ONNX}, ("int8",))]
     say(f"converting the {precision} graph to IR")
     try:

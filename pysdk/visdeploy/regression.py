@@ -61,7 +61,7 @@ class Baseline:
     Attributes:
         path: Where it was read from.
         reference: Engine and precision that its ratios are to.
-        ratios: Images a second of each way to use each engine, over those of the reference's single calls.
+        ratios: As of `Figures`.
         cpu: Name of the processor that it was measured on.
     """
 
@@ -90,9 +90,8 @@ class Baseline:
     def compare(self, figures: Figures, *, tolerance: float = 0.1) -> Comparison:
         """Hold figures against these.
 
-        Each run's images a second are divided by those of its own reference, the first engine in fp32 called singly,
-        so that how fast the machine was that day plays no part. A reference that itself became slower shows as
-        everything else having become faster.
+        Both are ratios to a reference in the same run, see `Figures.ratios`, so that how fast the machine was that day
+        plays no part. A reference that itself became slower shows as everything else having become faster.
 
         Args:
             figures: What was measured now.

@@ -59,26 +59,21 @@ def of_measurements(measurements: Sequence[Measurement]) -> Table:
 
 def of_figures(figures: Figures) -> list[Table]:
     """Return two tables with a line per engine and precision: speed, then what it costs and what it answers."""
-    ratios, clients = figures.ratios(), figures.entries[0].clients
-    batches = [f"stream, batch {batch}" for batch in figures.entries[0].streamed]
-    title = f"{escape(figures.bundle)}: images/s, and ratio to single calls of {escape(figures.reference.name)}"
+    ratios, uses = figures.ratios(), list(figures.reference.rates)
+    title = f"{escape(figures.bundle)}: images/s, and ratio to the same of {escape(figures.reference.name)}"
     speed = Table(title=title, title_justify="left")
     speed.add_column("engine", no_wrap=True)
-    for heading in (
-        "single calls",
-        *batches,
-        f"{clients} clients",
-        "call p50 (p95, p99) ms",
-        f"{clients} clients' calls",
-    ):
+    for heading in (*uses, "call p50 (p95, p99) ms", f"{uses[-1]}' calls"):
         speed.add_column(heading, justify="right")
-    not_run = "\n".join(f"not run here: {entry.what}: {entry.why}" for entry in figures.not_run)
-    cost = Table(title="what it costs", title_justify="left", caption=escape(not_run) or None, caption_justify="left")
+    below = [f"{entry.name}: {note}" for entry in figures.entries for note in entry.notes]
+    below += [f"not run here: {entry.what}: {entry.why}" for entry in figures.not_run]
+    caption = escape("\n".join(below)) or None
+    cost = Table(title="what it costs", title_justify="left", caption=caption, caption_justify="left")
     cost.add_column("engine", no_wrap=True)
     for heading in ("load s", "first result s", "memory MB", "peak MB", *STAGES[:-1], "changed pixels", "Dice", "drop"):
         cost.add_column(heading, justify="right")
     for entry in figures.entries:
-        rates = [f"{rate:.1f} ({ratios[name]:.2f}x)" for name, rate in entry.rates().items()]
+        rates = [f"{rate:.1f} ({ratios[f'{entry.name}, {use}']:.2f}x)" for use, rate in entry.images_per_second.items()]
         marks = [f"{m.p50:.1f} ({m.p95:.1f}, {m.p99:.1f})" for m in (entry.latency, entry.client_latency)]
         speed.add_row(f"{entry.engine} {entry.version} {entry.precision}", *rates, *marks)
         memory = ["" if size is None else f"{size:.0f}" for size in (entry.memory_mb, entry.peak_mb)]
@@ -89,8 +84,6 @@ def of_figures(figures: Figures) -> list[Table]:
         cost.add_row(
             entry.name, f"{entry.load_s:.2f}", f"{entry.first_result_s:.2f}", *memory, *stages, changed, dice, drop
         )
-        for note in entry.notes:
-            cost.add_row("", escape(note))
     return [speed, cost]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +24,7 @@ from visdeploy.predictor import Predictor
 from visdeploy.types import Timings
 from visdeploy.verify import NotRun, Row, open_engines, verify
 
+SINGLE = "single calls"
 _ROUNDS = 5
 _MAX_CLIENTS = 1024
 _MAX_BATCH = 1024
@@ -59,11 +61,10 @@ class Entry:
         load_s, first_result_s, memory_mb, peak_mb: As in `Loaded`.
         calls: Number of single calls that were timed.
         latency: Milliseconds of a single call.
+        client_latency: Milliseconds of a call while several threads call at once.
         stages: Median milliseconds of each stage of a single call.
-        streamed: Images a second through `Predictor.stream`, by batch size.
-        clients: Number of threads that called at once.
-        served: Images a second that they got together.
-        client_latency: Milliseconds of one of their calls.
+        rates: Images a second of each way to use it, one per round: single calls, streams of each batch size,
+            concurrent clients.
         changed: Pixels of the golden images whose class changed.
         pixels: Pixels of the golden images.
         dice: The lowest Dice of a golden image.
@@ -81,11 +82,9 @@ class Entry:
     peak_mb: float | None
     calls: int
     latency: Quantiles
-    stages: dict[str, float]
-    streamed: dict[int, float]
-    clients: int
-    served: float
     client_latency: Quantiles
+    stages: dict[str, float]
+    rates: dict[str, tuple[float, ...]]
     changed: int | None = None
     pixels: int | None = None
     dice: float | None = None
@@ -98,13 +97,10 @@ class Entry:
         """Engine and precision."""
         return f"{self.engine} {self.precision}"
 
-    def rates(self) -> dict[str, float]:
-        """Return images a second of each way to use it, by name."""
-        return {
-            f"{self.name}, single calls": 1e3 / self.latency.p50,
-            **{f"{self.name}, stream, batch {batch}": rate for batch, rate in self.streamed.items()},
-            f"{self.name}, {self.clients} clients": self.served,
-        }
+    @property
+    def images_per_second(self) -> dict[str, float]:
+        """Median of the rounds, by way of use."""
+        return {use: float(np.median(rates)) for use, rates in self.rates.items()}
 
 
 @dataclass(frozen=True)
@@ -131,13 +127,22 @@ class Figures:
         return next((entry for entry in self.entries if entry.precision == "fp32"), self.entries[0])
 
     def ratios(self) -> dict[str, float]:
-        """Return images a second of everything, over those of the reference's single calls in the same run."""
-        unit = 1e3 / self.reference.latency.p50
-        return {name: rate / unit for entry in self.entries for name, rate in entry.rates().items()}
+        """Return how many times faster everything was than the reference in the same round, as the median of rounds.
+
+        Each way of use is held against the same of the reference, and the reference's own against its single calls.
+        """
+        reference = self.reference
+        single = reference.rates[SINGLE]
+        return {
+            f"{entry.name}, {use}": float(np.median(np.divide(rates, single if entry is reference else same)))
+            for entry in self.entries
+            for (use, rates), same in zip(entry.rates.items(), reference.rates.values(), strict=True)
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain Python values."""
-        return asdict(self) | {"reference": self.reference.name, "ratios": self.ratios()}
+        entries = [asdict(entry) | {"images_per_second": entry.images_per_second} for entry in self.entries]
+        return asdict(self) | {"entries": entries, "reference": self.reference.name, "ratios": self.ratios()}
 
 
 @dataclass
@@ -145,10 +150,9 @@ class _Samples:
     """What was timed of one predictor so far."""
 
     calls: list[float] = field(default_factory=list)
-    timings: list[Timings] = field(default_factory=list)
-    streamed: dict[int, list[float]] = field(default_factory=dict)
-    served: list[float] = field(default_factory=list)
     client_calls: list[float] = field(default_factory=list)
+    timings: list[Timings] = field(default_factory=list)
+    rates: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
 def compete(
@@ -261,17 +265,18 @@ def take_turns(
     """
     samples = [_Samples() for _ in loaded]
     shares = [_warm_up(entry.predictor, images, batches, duration / _ROUNDS, clock) for entry in loaded]
+    together = list(zip(loaded, samples, shares, strict=True))
     for _ in range(_ROUNDS):
-        for entry, taken, share in zip(loaded, samples, shares, strict=True):
-            _single_calls(entry.predictor, islice(cycle(images), share), taken, clock)
+        for entry, taken, share in together:
+            _single_calls(entry.predictor, images, share, taken, clock)
         for batch in batches:
-            for entry, taken, share in zip(loaded, samples, shares, strict=True):
-                count = max(share, 2 * batch)
-                taken.streamed.setdefault(batch, []).append(_stream(entry.predictor, images, count, batch, clock))
-        for entry, taken, share in zip(loaded, samples, shares, strict=True):
+            for entry, taken, share in together:
+                rate = _stream(entry.predictor, images, max(share, 2 * batch), batch, clock)
+                taken.rates[f"stream, batch {batch}"].append(rate)
+        for entry, taken, share in together:
             _clients(entry.predictor, images, max(share, clients), clients, taken, clock)
     rows: Sequence[Row | None] = exact or [None] * len(loaded)
-    return [_summarise(*each, clients) for each in zip(loaded, samples, rows, strict=True)]
+    return [_summarise(*each) for each in zip(loaded, samples, rows, strict=True)]
 
 
 def _warm_up(
@@ -287,12 +292,16 @@ def _warm_up(
     return max(2, min(10_000, math.ceil(seconds / max(each, 1e-6))))
 
 
-def _single_calls(predictor: Predictor, images: Iterable[ImageSource], taken: _Samples, clock: Clock) -> None:
-    for image in images:
+def _single_calls(
+    predictor: Predictor, images: Sequence[ImageSource], count: int, taken: _Samples, clock: Clock
+) -> None:
+    begun = clock()
+    for image in islice(cycle(images), count):
         start = clock()
         result = predictor(image)
         taken.calls.append(1e3 * (clock() - start))
         taken.timings.append(result.timings)
+    taken.rates[SINGLE].append(count / (clock() - begun))
 
 
 def _stream(predictor: Predictor, images: Sequence[ImageSource], count: int, batch: int, clock: Clock) -> float:
@@ -318,11 +327,11 @@ def _clients(
     with ThreadPoolExecutor(clients, thread_name_prefix="visdeploy-client") as pool:
         start = clock()
         found = [milliseconds for times in pool.map(client, range(clients)) for milliseconds in times]
-        taken.served.append(len(found) / (clock() - start))
+        taken.rates[f"{clients} clients"].append(len(found) / (clock() - start))
     taken.client_calls += found
 
 
-def _summarise(loaded: Loaded, taken: _Samples, exact: Row | None, clients: int) -> Entry:
+def _summarise(loaded: Loaded, taken: _Samples, exact: Row | None) -> Entry:
     engine, spec = loaded.predictor.engine, loaded.predictor.spec
     form = next((f for f in spec.variants if (f.engine, f.precision) == (engine.name, engine.precision)), None)
     stages = np.array([[getattr(timings, f"{stage}_ms") for stage in STAGES] for timings in taken.timings])
@@ -336,17 +345,15 @@ def _summarise(loaded: Loaded, taken: _Samples, exact: Row | None, clients: int)
         peak_mb=loaded.peak_mb,
         calls=len(taken.calls),
         latency=_quantiles(taken.calls),
-        stages=dict(zip(STAGES, (float(value) for value in np.median(stages, axis=0)), strict=True)),
-        streamed={batch: float(np.median(rates)) for batch, rates in taken.streamed.items()},
-        clients=clients,
-        served=float(np.median(taken.served)),
         client_latency=_quantiles(taken.client_calls),
+        stages=dict(zip(STAGES, (float(value) for value in np.median(stages, axis=0)), strict=True)),
+        rates={use: tuple(rates) for use, rates in taken.rates.items()},
         changed=exact.changed if exact else None,
         pixels=exact.pixels if exact else None,
         dice=exact.dice if exact else None,
         metric=form.metric if form else None,
         drop=form.drop if form else None,
-        notes=tuple(getattr(engine, "notes", ())),
+        notes=tuple(engine.notes),
     )
 
 

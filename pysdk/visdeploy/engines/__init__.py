@@ -5,14 +5,10 @@ it computes on, `precisions()`, which says what it can compute in there, and `op
 """
 
 import difflib
-import platform
-import re
 import threading
 from collections.abc import Callable, Collection, Hashable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -20,6 +16,7 @@ from numpy.typing import NDArray
 
 from visdeploy.bundle import Bundle
 from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
+from visdeploy.machine import cpu_flags, cpu_model
 
 # In order of preference.
 NAMES: Final = ("tensorrt", "openvino", "onnxruntime", "torchscript")
@@ -27,6 +24,7 @@ _DEVICES: Final = {"tensorrt": "cuda"}
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
 # Engines start what they are told to, until the process can start no more.
 _MAX_THREADS: Final = 1024
+_VECTORS: Final = ("avx", "amx", "fma", "asimd", "sve", "bf16", "i8mm")
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -207,12 +205,8 @@ def graph_files(
 
 def cpu_name() -> str:
     """Return the name of the processor, and the vector instructions that decide what runs on it and how fast."""
-    facts: dict[str, str] = {}
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text()
-        facts.update(re.findall(r"^(model name|flags|Features)\s*: (.*)$", lines, re.MULTILINE))
-    vectors = re.findall(r"\b(?:avx|amx|fma|asimd|sve|bf16|i8mm)\w*", facts.get("flags", facts.get("Features", "")))
-    return " ".join([facts.get("model name") or platform.processor() or platform.machine(), *vectors])
+    vectors = sorted(flag for flag in cpu_flags() if flag.startswith(_VECTORS))
+    return " ".join([cpu_model(), *vectors])
 
 
 def reason(error: BaseException, line: int = -1) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import stat
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from visdeploy import bundle as bundles
 from visdeploy.engines import Engine, cpu_quota, load_adapter, open_engine, reason
 from visdeploy.errors import EngineError, InputError, MissingDependencyError
+from visdeploy.spec import MAX_BYTES
 
 SUFFIXES = (".pt2", ".xml", ".engine", ".onnx", ".ts")
 
@@ -51,6 +53,10 @@ def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine:
 
 def _read(path: Path) -> bytes:
     try:
+        status = path.stat()
+        # A device or a pipe may have no end.
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+            raise InputError(f"[verify] file: expected a file of at most {MAX_BYTES} bytes, got {path}")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"[verify] file: cannot read {path} ({error.strerror})") from error
@@ -87,8 +93,8 @@ class TorchExportEngine:
             raise EngineError(f"torch.export: refused {path} (not a zip archive, or cut short)")
         torch.set_num_threads(cpu_quota())
         self.version = str(torch.__version__)
-        self._lock = threading.Lock()
         self.notes: list[str] = []
+        self._lock = threading.Lock()
         try:
             with _quiet():
                 self._module: Any = torch.export.load(io.BytesIO(data)).module()
