@@ -394,3 +394,28 @@ def test_commands_list_and_clear(folder: Path) -> None:
     assert json.loads(run.invoke(cli.app, ["cache", "clear", "--json"]).output)["freed"] > 4
     assert [file.name for file in folder.iterdir()] == ["notes.txt"]
     assert run.invoke(cli.app, ["cache", "clear"]).exit_code == 0
+
+
+def test_what_saves_time_is_kept_replaced_and_found(folder: Path) -> None:
+    assert cache.find(KEY) is None
+    cache.keep(KEY, b"measured")
+    assert cache.find(KEY) == b"measured"
+    cache.keep(KEY, b"measured more")
+    assert cache.find(KEY) == b"measured more"
+    assert cache.find(KEY | {"version": "2026.4"}) is None
+    only(folder, "blob").write_bytes(b"other bytes")
+    assert cache.find(KEY) is None
+
+
+def test_what_saves_time_may_be_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("VISDEPLOY_CACHE_SIZE", "0")
+    cache.keep(KEY, b"measured")
+    assert cache.find(KEY) is None
+    assert not folder.exists()
+    monkeypatch.delenv("VISDEPLOY_CACHE_SIZE")
+    folder.write_text("a file, where the cache would be")
+    cache.keep(KEY, b"measured")
+    assert cache.find(KEY) is None
+    assert "the cache cannot be used" in caplog.text

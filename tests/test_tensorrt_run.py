@@ -548,9 +548,43 @@ def test_cuda_python_takes_the_arguments_that_it_is_given() -> None:
         "cudaStreamSynchronize": (64,),
         "cudaStreamBeginCapture": (64, calls.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal),
         "cudaStreamEndCapture": (64,),
+        "cudaFree": (64,),
+        "cudaFreeHost": (64,),
+        "cudaStreamDestroy": (64,),
+        "cudaGraphInstantiate": (runtime.cudaGraph_t(64), 0),
+        "cudaGraphDestroy": (runtime.cudaGraph_t(64),),
+        "cudaGraphLaunch": (runtime.cudaGraphExec_t(64), 64),
+        "cudaGraphExecDestroy": (runtime.cudaGraphExec_t(64),),
         "cudaGetDevice": (),
         "cudaSetDevice": (0,),
         "cudaGetDeviceProperties": (0,),
     }.items():
         with pytest.raises(CudaError, match=f"^{name} failed: CUDA driver version is insufficient"):
             getattr(calls, name)(*arguments)
+
+
+def test_stand_in_offers_nothing_that_the_libraries_lack() -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    pairs = {
+        standin.Engine: trt.ICudaEngine,
+        standin.Context: trt.IExecutionContext,
+        standin.RuntimeConfig: trt.IRuntimeConfig,
+        standin.RuntimeCache: trt.IRuntimeCache,
+        standin.Logger: trt.ILogger,
+        standin.Cudart: runtime,
+    }
+    own = {"num_io_tensors", "content", "calls", "names", "live", "put"}
+    for ours, theirs in pairs.items():
+        offered = {name for name in vars(ours) if not name.startswith("_")} - (own - set(dir(theirs)))
+        assert offered, ours
+        assert offered <= set(dir(theirs)), offered - set(dir(theirs))
+    module = standin.runtime_module(standin.Cudart(), "1.7", rtx=True)
+    assert set(vars(module)) <= set(dir(trt))
+    assert {*vars(module.DataType)} <= {*trt.DataType.__members__}
+    assert {*vars(module.TensorIOMode)} <= {*trt.TensorIOMode.__members__}
+    assert {*vars(module.CudaGraphStrategy)} <= {*trt.CudaGraphStrategy.__members__}
+    assert trt.nptype(trt.DataType.FLOAT) == np.float32
+    assert trt.nptype(trt.DataType.HALF) == np.float16
+    assert trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(np.zeros(64, np.uint8)) is None
+    assert isinstance(trt.Runtime.engine_host_code_allowed, property)

@@ -147,12 +147,14 @@ def find(key: Mapping[str, str]) -> bytes | None:
 
 
 def keep(key: Mapping[str, str], blob: bytes) -> None:
-    """Put into the cache, in place of what is there, what saves time and can be lost: a warning says where it is."""
+    """Put into the cache, in place of what is there, what saves time and may be lost; a warning then says why."""
+    cap = limit()
+    if not cap:
+        return
     try:
-        cap, folder = limit(), _own_directory()
-        if cap:
-            with _locked(folder / f"{_name(key)}.lock"):
-                _keep(folder, _name(key), key, blob, cap)
+        folder = _own_directory()
+        with _locked(folder / f"{_name(key)}.lock"):
+            _keep(folder, _name(key), key, blob, cap)
     except OSError as error:
         log.warning("the cache cannot be used: %s", _reason(error))
 

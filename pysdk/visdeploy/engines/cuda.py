@@ -76,6 +76,7 @@ class Runtime:
                 raise CudaError(f"{name} failed: {text.decode() if isinstance(text, bytes) else text}")
             return values[0] if values else None
 
+        self.__dict__[name] = checked  # the next time it is found at once
         return checked
 
     @contextmanager
