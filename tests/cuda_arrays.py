@@ -120,12 +120,16 @@ def from_dlpack(array: Any) -> NDArray[Any]:
     """What the native module asks of the framework that its arguments came from: a copy of a result, in NumPy."""
     assert array.__dlpack_device__()[0] == 2
     capsule = array.__dlpack__(stream=1)
-    get = ctypes.pythonapi.PyCapsule_GetPointer
-    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    tensor = DlTensor.from_address(get(capsule, b"dltensor"))
-    result = copy_of(tensor)
+    result = copy_of(tensor_in(capsule))
     assert result.shape == tuple(array.shape)
     return result
+
+
+def tensor_in(capsule: object) -> DlTensor:
+    """What a capsule holds, for as long as it lives."""
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    return DlTensor.from_address(get(capsule, b"dltensor"))
 
 
 def copy_of(tensor: DlTensor) -> NDArray[Any]:

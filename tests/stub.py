@@ -23,11 +23,13 @@ class StubEngine:
         self.channels, self.before = channels, before
         self.batches: list[int] = []
         self.closed = 0
+        self.alone = False
         self.notes: list[str] = []
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
         self.before()
         self.batches.append(len(images))
+        self.alone |= alone
         return (images.astype(np.float32) / 255 - 0.5).transpose(0, 3, 1, 2)[:, : self.channels]
 
     def close(self) -> None:

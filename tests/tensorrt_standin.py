@@ -246,6 +246,7 @@ class Engine:
         self.cudart, self.facts = cudart, facts
         self.channels = facts["channels"]
         self.contexts: list[Context] = []
+        self.making = threading.Lock()
 
     def get_tensor_name(self, index: int) -> str:
         return ("images", "logits")[index]
@@ -256,14 +257,21 @@ class Engine:
     def get_tensor_dtype(self, name: str) -> str:
         return "UINT8" if name == "images" else self.facts.get("dtype", "FLOAT")
 
+    def get_tensor_shape(self, name: str) -> Any:
+        return self.facts.get("shape", [-1, -1, -1, 3])
+
     def get_tensor_profile_shape(self, name: str, index: int) -> Any:
         return [(1, 1, 1, 3), (1, 64, 64, 3), (self.facts["max_batch"], 128, 128, 3)]
 
     def create_execution_context(self, config: Any = None) -> Context | None:
         if self.cudart.failing.get("create_execution_context", 1) == 0:
             return None
-        self.contexts.append(Context(self, config))
-        return self.contexts[-1]
+        assert self.making.acquire(blocking=False), "two contexts are made at a time"
+        threading.Event().wait(0.001)  # lets another thread in
+        context = Context(self, config)
+        self.contexts.append(context)
+        self.making.release()
+        return context
 
     def create_runtime_config(self) -> Any:
         return RuntimeConfig()
@@ -305,6 +313,7 @@ def runtime_module(cudart: Cudart, version: str, *, rtx: bool) -> Any:
             self.log = log
 
         def deserialize_cuda_engine(self, plan: Any) -> Engine | None:
+            assert cudart.cudaGetDevice()[1] == 0  # type: ignore[index]
             facts = json.loads(bytes(plan))
             if facts["version"] not in (None, version):
                 self.log.log("ERROR", f"the plan is of version {facts['version']}, expected {version}")

@@ -5,6 +5,7 @@ import os
 import stat
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -383,3 +384,15 @@ def test_interrupted_write_keeps_the_old_bundle(
         write(path, Manifest.parse(SPEC), {"labels.txt": b"other"})
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_checksum_of_a_member_is_that_of_its_content(path: Path) -> None:
+    opened = Bundle.open(path)
+    for name, entry in opened.manifest.files.items():
+        assert opened.sha256(name) == entry.sha256
+    draft = Bundle(path, opened.manifest, {**opened.files, "labels.txt": b"other"})
+    assert draft.sha256("labels.txt") == hashlib.sha256(b"other").hexdigest()
+    changed = replace(opened, files={"labels.txt": b"third"})
+    assert changed.sha256("labels.txt") == hashlib.sha256(b"third").hexdigest()
+    with pytest.raises(BundleError, match=r"holds no model\.pt2"):
+        opened.sha256("model.pt2")

@@ -21,6 +21,8 @@ from visdeploy.errors import EngineError, InputError
 
 KEY = {"model": "5f2c", "engine": "openvino", "version": "2026.3", "shape": "1x64x64x3"}
 
+LONG = "Intel(R) Xeon(R) Processor of a name that goes on for longer than anybody wants to read"
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -75,6 +77,7 @@ def test_order_of_the_parts_does_not_matter() -> None:
         ({"version": "2026.4"}, "made anew: the cache held it for another version: 2026.3 -> 2026.4"),
         ({"version": "2026.4", "shape": "1"}, "made anew: .* shape: 1x64x64x3 -> 1; version: 2026.3 -> 2026.4"),
         ({"device": "GPU"}, "made anew: the cache held it for another device: none -> GPU"),
+        ({"device": LONG + " avx2 amx"}, "made anew: the cache held it for another device: fma -> amx"),
         ({"model": "77aa"}, "made anew: the cache held nothing of this model"),
         ({"engine": "tensorrt"}, "made anew: the cache held nothing of this model"),
     ],
@@ -82,7 +85,7 @@ def test_order_of_the_parts_does_not_matter() -> None:
 def test_miss_names_what_changed(changes: dict[str, str], note: str) -> None:
     maker = Maker()
     maker.obtain(shape="9x9", version="1")
-    maker.obtain()
+    maker.obtain(**({"device": LONG + " avx2 fma"} if "amx" in changes.get("device", "") else {}))
     text, said = maker.obtain(**changes)
     assert text == "plan"
     assert re.fullmatch(note, said), said
@@ -157,6 +160,37 @@ def test_entry_that_the_engine_refuses_is_made_again() -> None:
     text, note = cache.obtain(KEY, refuse, maker.build)
     assert (text, note) == ("plan", "made anew: the engine refused it (wrong version of blob)")
     assert maker.built == 2
+
+
+def test_blob_is_written_only_where_it_can_be_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def write() -> bytes:
+        written.append("blob")
+        return b"plan"
+
+    def obtain() -> tuple[str, str]:
+        return cache.obtain(KEY, Maker().use, lambda: ("plan", write))
+
+    with monkeypatch.context() as patch:
+        patch.setenv("VISDEPLOY_CACHE_SIZE", "0")
+        obtain()
+        patch.delenv("VISDEPLOY_CACHE_SIZE")
+        patch.setenv("VISDEPLOY_CACHE", str(Path(__file__)))
+        obtain()
+    assert not written
+    obtain()
+    assert obtain() == ("plan", "taken from the cache")
+    assert written == ["blob"]
+
+
+def test_blob_that_cannot_be_written_costs_only_the_cache() -> None:
+    def fail() -> bytes:
+        raise RuntimeError("no export of this operation")
+
+    text, note = cache.obtain(KEY, Maker().use, lambda: ("plan", fail))
+    assert text == "plan"
+    assert note.endswith("; not kept: no export of this operation")
 
 
 def test_error_of_the_build_is_passed_on_and_leaves_nothing(folder: Path) -> None:

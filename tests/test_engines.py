@@ -2,7 +2,9 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,32 @@ from visdeploy import tolerance
 from visdeploy.bundle import ONNX, TORCHSCRIPT, Bundle
 from visdeploy.engines import cpu_quota, installed, open_engine, status
 from visdeploy.errors import BundleError, EngineError, InputError, MissingDependencyError, UnsupportedError
+from visdeploy.spec import Variant
 from visdeploy.verify import relative_error
+
+
+@pytest.fixture(scope="module")
+def quantised_bundle(classes_bundle: Path) -> Bundle:
+    """The bundle of four classes with an accepted int8 variant for each engine that has one."""
+    openvino, nncf = pytest.importorskip("openvino"), pytest.importorskip("nncf")
+    opened = Bundle.open(classes_bundle)
+    images = [np.random.default_rng(n).integers(0, 256, (1, 64, 96, 3), np.uint8) for n in range(4)]
+    files: dict[str, bytes] = {}
+    with TemporaryDirectory() as folder:
+        xml = Path(folder) / "int8.xml"
+        graph = openvino.Core().read_model(opened.read(ONNX))
+        openvino.save_model(nncf.quantize(graph, nncf.Dataset(images), subset_size=4), xml, compress_to_fp16=False)
+        files["variants/int8-openvino.xml"] = xml.read_bytes()
+        files["variants/int8-openvino.bin"] = xml.with_suffix(".bin").read_bytes()
+    variants = [Variant(engine="openvino", precision="int8", files=tuple(files), accepted=True)]
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load_from_string(opened.read(ONNX))
+    graph = nncf.quantize(graph, nncf.Dataset(images, lambda image: {"images": image}), subset_size=4)
+    files["variants/int8-onnxruntime.onnx"] = graph.SerializeToString()
+    variants.append(Variant(engine="onnxruntime", precision="int8", files=tuple(files)[2:], accepted=True))
+    manifest = opened.manifest.model_copy(update={"variants": tuple(variants)})
+    return Bundle(classes_bundle, manifest, {**opened.files, **files})
+
 
 MODEL = {"openvino": ONNX, "onnxruntime": ONNX, "torchscript": TORCHSCRIPT}
 PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torchscript": "torch"}
@@ -131,6 +158,14 @@ def test_lanes_give_the_answers_of_calls(engine: str, binary_bundle: Path) -> No
     network.close()
 
 
+def test_closed_engine_answers_no_more(engine: str, classes_bundle: Path) -> None:
+    network = open_engine(engine, Bundle.open(classes_bundle))
+    network.close()
+    for alone in (True, False):
+        with pytest.raises(EngineError):
+            network.infer(np.zeros((1, 64, 96, 3), np.uint8), alone=alone)
+
+
 def test_input_may_be_read_only_or_a_view(engine: str, classes_bundle: Path) -> None:
     network = open_engine(engine, Bundle.open(classes_bundle))
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
@@ -157,6 +192,66 @@ def test_openvino_computes_in_what_it_says(binary_bundle: Path, monkeypatch: pyt
     monkeypatch.setattr(openvino.Core, "get_property", lambda core, device, name: ["FP32", "INT8"])
     with pytest.raises(UnsupportedError, match="openvino computes in fp32, int8 here, not in bf16"):
         open_engine("openvino", bundle, precision="bf16")
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_variant_of_the_bundle_is_what_runs(name: str, quantised_bundle: Bundle) -> None:
+    pytest.importorskip(name)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), np.uint8)
+    full = open_engine(name, quantised_bundle, precision="fp32").infer(images)
+    engine = open_engine(name, quantised_bundle, precision="int8")
+    assert (engine.name, engine.precision) == (name, "int8")
+    low = engine.infer(images)
+    assert 1e-4 < relative_error(low, full) < 0.5, "other arithmetic, and much the same answer"
+    assert relative_error(engine.infer(images[:1], alone=False), low[:1]) <= tolerance.LOGITS["fp32"]
+
+
+def test_variant_that_is_damaged_is_one_sentence(quantised_bundle: Bundle) -> None:
+    for name in ("openvino", "onnxruntime"):
+        variant = quantised_bundle.manifest.variant(name, "int8")
+        assert variant is not None
+        damaged = dict.fromkeys(variant.files, b"garbage")
+        broken = Bundle(quantised_bundle.path, quantised_bundle.manifest, {**quantised_bundle.files, **damaged})
+        with pytest.raises(EngineError, match=rf"^{name}: refused .*street\.vdz \(.+\)$"):
+            open_engine(name, broken, precision="int8")
+
+
+def test_network_comes_from_the_cache_the_second_time(
+    quantised_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("VISDEPLOY_CACHE", str(tmp_path))
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    answers = []
+    for taken in (False, True):
+        for precision in ("fp32", "int8"):
+            engine = open_engine("openvino", quantised_bundle, precision=precision, num_threads=2)
+            answers.append([engine.infer(images), engine.infer(images[:1]), engine.infer(images[:1], alone=False)])
+            first, of_batch, of_lanes = engine.notes
+            assert ("taken from the cache" in first) == taken
+            assert ("taken from the cache" in of_batch) == taken
+            assert "1x64x96x3 with 2 at once: taken from the cache" in of_lanes
+            engine.close()
+    for before, after in zip(answers[:2], answers[2:], strict=True):
+        assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+    for file in tmp_path.glob("*.blob"):
+        file.write_bytes(file.read_bytes()[:-100])
+    again = open_engine("openvino", quantised_bundle, precision="fp32", num_threads=2)
+    assert "made anew: its file was cut short" in again.notes[0]
+    assert np.array_equal(again.infer(images[:1]), answers[0][1])
+
+
+def test_blob_that_openvino_refuses_is_made_anew(
+    quantised_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    monkeypatch.setenv("VISDEPLOY_CACHE", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino.CompiledModel, "export_model", lambda compiled: BytesIO(b"of another version" * 99))
+        open_engine("openvino", quantised_bundle, precision="fp32")
+    engine = open_engine("openvino", quantised_bundle, precision="fp32")
+    assert "made anew: the engine refused it (" in engine.notes[0]
+    assert "taken from the cache" in open_engine("openvino", quantised_bundle, precision="fp32").notes[0]
 
 
 def test_quota_is_a_number_of_cpus() -> None:

@@ -1,7 +1,9 @@
 import csv
 import json
 import os
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,8 +98,28 @@ def test_name_that_is_not_utf8_keeps_its_bytes(pictures: list[Path], tmp_path: P
 @pytest.mark.parametrize("target", ["file", "file/out"])
 def test_unwritable_folder_is_refused_at_once(tmp_path: Path, target: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="out: cannot write to"):
+    with pytest.raises(InputError, match="out: cannot write"):
         PredictionFiles(tmp_path / target, stub.predictor().spec)
+
+
+def test_results_are_not_kept(tmp_path: Path) -> None:
+    model = stub.predictor(resize="native")
+    striped = np.zeros((400, 400, 3), np.uint8)
+    striped[::2, ::2, 0] = 255  # 40,000 runs, of which each table takes 100 kB and more
+    result = model(striped)
+    files = PredictionFiles(tmp_path, model.spec, overlays=False).add(result)
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            files.add(result)
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert kept < 1e5
+    files.close()
+    document = json.loads((tmp_path / "coco.json").read_text())
+    assert [entry["id"] for entry in document["annotations"]] == list(range(1, 12))
+    assert (tmp_path / "kaggle.csv").stat().st_size > 1e6
 
 
 def test_full_disk_leaves_no_half_written_table(
@@ -106,11 +128,11 @@ def test_full_disk_leaves_no_half_written_table(
     model = stub.predictor()
     files = PredictionFiles(tmp_path / "out", model.spec, overlays=False).add(model(pictures[0]))
 
-    def full(path: Path, data: bytes) -> int:
-        path.touch()
+    def full(source: Any, target: Any) -> None:
+        target.write(source.read(3))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("shutil.copyfileobj", full)
     with pytest.raises(InputError, match=r"cannot write .*coco\.json \(No space left on device\)"):
         files.close()
     assert list((tmp_path / "out").iterdir()) == []

@@ -1,6 +1,8 @@
 """Engines built ahead of time by tensorrt_rtx, for GPUs that are not here; and what other versions are asked for."""
 
 import hashlib
+import json
+import re
 import resource
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from visdeploy import cli
 from visdeploy.bundle import ONNX, Bundle, write
 from visdeploy.engines import tensorrt_build, tensorrt_library
 from visdeploy.engines.cuda import Device
@@ -143,8 +146,8 @@ def test_auto_is_fp16_where_the_bundle_accepted_it(bundle: Bundle) -> None:
 
 
 def test_precision_without_a_graph_names_the_command(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"tensorrt computes in fp32, fp16, int8 here, not in bf16"):
-        export_engine(bundle, tmp_path / "car.engine", precision="bf16")
+    with pytest.raises(UnsupportedError, match=r"no fp16 variant for tensorrt.*visdeploy export .* --precision fp16"):
+        export_engine(replace(bundle, manifest=Manifest.parse(SPEC)), tmp_path / "car.engine", precision="fp16")
 
 
 @pytest.mark.parametrize(
@@ -200,6 +203,20 @@ def test_refused_graph_is_one_sentence(
         export_engine(broken, tmp_path / "car.engine", precision="fp32")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_in_other_files_are_not_read(bundle: Bundle, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load_from_string(node_graph("Identity"))
+    weights = onnx.TensorProto(name="weights", data_type=1, dims=[3, 8, 8], data_location=onnx.TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value=str(tmp_path / "secret"))
+    (tmp_path / "secret").write_bytes(bytes(4 * 3 * 8 * 8))
+    graph.graph.initializer.append(weights)
+    graph.graph.node[0].CopyFrom(onnx.helper.make_node("Add", ["images", "weights"], ["logits"]))
+    with pytest.raises(EngineError, match="Failed to import initializer"):
+        export_engine(
+            replace(bundle, files={ONNX: graph.SerializeToString()}), tmp_path / "car.engine", precision="fp32"
+        )
 
 
 def test_cut_graph_is_refused(bundle: Bundle, tmp_path: Path) -> None:
@@ -350,6 +367,16 @@ def running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize("name", ["", "nowhere/car.engine"])
+def test_target_is_refused_before_the_build(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tensorrt_build, "build", lambda *_, **__: pytest.fail("nothing was to be built"))
+    with pytest.raises(InputError, match=r"cannot write .*expected the name of a file, in a folder that exists"):
+        export_engine(bundle, name)
+
+
 def test_package_that_is_missing_is_named(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(MissingDependencyError, match=r"built by tensorrt_rtx, .*'visdeploy\[tensorrt-rtx\]'"):
@@ -372,7 +399,10 @@ def test_engine_for_the_gpu_at_hand_is_of_the_library_that_knows_every_gpu(
     assert (made.library, made.gpu, made.compute_capabilities) == ("tensorrt", "NVIDIA H100 (9.0)", ())
     made = export_engine(bundle, tmp_path / "car.engine", precision="fp32", compute_capabilities=[(8, 9)])
     assert (made.library, made.gpu, made.compute_capabilities) == ("tensorrt_rtx", None, ("8.9",))
-    assert [options.library for options in asked] == ["tensorrt", "tensorrt_rtx"]
+    monkeypatch.setattr(tensorrt_library, "installed", lambda: ["tensorrt_rtx"])
+    made = export_engine(bundle, tmp_path / "car.engine", precision="fp32")
+    assert (made.library, made.gpu, made.compute_capabilities) == ("tensorrt_rtx", None, ("9.0",))
+    assert [options.library for options in asked] == ["tensorrt", "tensorrt_rtx", "tensorrt_rtx"]
 
 
 class FakeTensorRt:
@@ -492,3 +522,67 @@ def test_sidecar_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(InputError, match=r"car\.engine\.json: expected at most"):
         read_engine(tmp_path / "car.engine")
+
+
+@pytest.fixture
+def run(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Call `visdeploy export car.vdz --out car.engine` in this process: exit code, stdout, stderr."""
+    write(tmp_path / "car.vdz", bundle.manifest, bundle.files)
+
+    def call(*options: str) -> tuple[int, str, str]:
+        arguments = ["export", str(tmp_path / "car.vdz"), "--out", str(tmp_path / "car.engine"), *options]
+        monkeypatch.setattr(sys, "argv", ["visdeploy", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_command_line_builds_for_named_gpus(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    wanted = (
+        "--format",
+        "engine",
+        "--precision",
+        "fp16",
+        "--compute-capability",
+        "8.9",
+        "--compute-capability",
+        "12.0",
+    )
+    code, out, err = run(*wanted, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((tmp_path / "car.engine.json").read_text())
+    assert json.loads(out)["compute_capabilities"] == ["8.9", "12.0"]
+    lines = err.splitlines()
+    assert lines[0] == "building the engine: parsing"
+    assert lines[-1] == "building the engine: building 100%"
+    assert len(lines) <= 6
+    code, out, _ = run(*wanted)
+    assert code == 0
+    assert "fp16, for compute capability 8.9, 12.0" in out
+    assert "built and not run" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--format", "engine", "--compute-capability", "9.0"], 2, "GPUs of data centres take tensorrt"),
+        (["--format", "engine", "--compute-capability", "SM89"], 2, "expected a number such as 8.9, got 'SM89'"),
+        (["--format", "engine", "--precision", "bf16"], 2, "there is no bf16 for tensorrt"),
+        (["--format", "engine", "--hardware-compatible", "all"], 2, "expected none or ampere. or same, got 'all'"),
+        (["--format", "engin"], 2, "did you mean 'engine'"),
+        (["--format", "openvino", "--compute-capability", "8.9"], 2, "go with --format engine"),
+    ],
+)
+def test_command_line_mistakes(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, options: list[str], code: int, message: str
+) -> None:
+    ended, _, err = run(*options)
+    assert ended == code
+    assert re.search(message, err)
+    assert "Traceback" not in err
+    assert [file.name for file in tmp_path.iterdir()] == ["car.vdz"]

@@ -24,7 +24,7 @@ from visdeploy.engines import cuda, open_engine, tensorrt, tensorrt_build, tenso
 from visdeploy.engines.exported import open_file
 from visdeploy.engines.tensorrt_build import Plan, Sidecar
 from visdeploy.engines.tensorrt_library import open_library
-from visdeploy.engines.tensorrt_run import GRAPHS, LANES, TensorRtEngine
+from visdeploy.engines.tensorrt_run import CONTEXTS, GRAPHS, TensorRtEngine
 from visdeploy.errors import CudaError, EngineError, InputError, MissingDependencyError, UnsupportedError
 from visdeploy.predictor import Predictor
 
@@ -163,7 +163,7 @@ def test_threads_share_a_bounded_pool_and_never_a_context(engine: TensorRtEngine
     shapes = [SMALL, LARGE, (3, 5, 5, 3)]
     with ThreadPoolExecutor(8) as pool:  # the stand-in objects to two threads in one context
         list(pool.map(lambda k: check(engine, images(shapes[k % 3], k)), range(120)))
-    assert 1 < len(contexts(engine)) <= LANES
+    assert 1 < len(contexts(engine)) <= CONTEXTS
     of_context: dict[int, set[int]] = {}
     for call in cudart.calls:
         if call[0] == "execute_async_v3":
@@ -173,7 +173,7 @@ def test_threads_share_a_bounded_pool_and_never_a_context(engine: TensorRtEngine
 
 
 def test_waits_for_a_lane_when_all_are_taken(engine: TensorRtEngine) -> None:
-    held = [engine.infer_on_device(images(SMALL)) for _ in range(LANES)]
+    held = [engine.infer_on_device(images(SMALL)) for _ in range(CONTEXTS)]
     for lane in held:
         lane.__enter__()
     done = threading.Event()
@@ -207,18 +207,18 @@ def test_error_on_the_way_leaves_the_pool_whole(
         check(engine, images(SMALL))
         check(engine, images(SMALL))
     for succeeding in (0, 1) if name.startswith("cudaM") else (0,):
-        for _ in range(LANES + 1):
+        for _ in range(CONTEXTS + 1):
             cudart.failing[name] = succeeding
             with pytest.raises(EngineError, match=error):
                 engine.infer(images(LARGE))
             del cudart.failing[name]
     for shape in (SMALL, LARGE, SMALL):
         check(engine, images(shape))
-    assert engine._free.qsize() == LANES
+    assert engine._free.qsize() == CONTEXTS
 
 
 def test_caller_s_exception_inside_the_block_leaves_the_pool_whole(engine: TensorRtEngine) -> None:
-    for _ in range(LANES + 1):
+    for _ in range(CONTEXTS + 1):
         with pytest.raises(ZeroDivisionError), engine.infer_on_device(images(SMALL)):
             raise ZeroDivisionError
     check(engine, images(SMALL))
@@ -252,16 +252,33 @@ def test_closing_waits_for_calls_that_run(library: str, cudart: standin.Cudart) 
     assert sum(cudart.live().values()) == 0
 
 
-def test_works_on_its_own_device_whatever_the_thread_has_chosen(engine: TensorRtEngine, cudart: standin.Cudart) -> None:
+def test_works_on_its_own_device_whatever_the_thread_has_chosen(library: str, cudart: standin.Cudart) -> None:
     cudart.device.index = 3
+    engine = TensorRtEngine(open_library(library), standin.plan(), "fp32")
     check(engine, images(SMALL))
+    with pytest.raises(ZeroDivisionError), engine.infer_on_device(images(SMALL)):
+        raise ZeroDivisionError
+    check(engine, images(SMALL))
+    engine.close()
     chosen = [call[1] for call in cudart.calls if call[0] == "cudaSetDevice"]
-    assert chosen == [0, 3]
+    assert chosen == [0, 3] * 5
+    frees = [k for k, call in enumerate(cudart.calls) if call[0] in ("cudaFree", "cudaStreamDestroy")]
+    before = [[call[1] for call in cudart.calls[:k] if call[0] == "cudaSetDevice"][-1] for k in frees]
+    assert set(before) == {0}
+
+
+def test_engine_of_one_shape_takes_that_alone(library: str) -> None:
+    engine = TensorRtEngine(open_library(library), standin.plan(shape=list(SMALL)), "fp32")
+    check(engine, images(SMALL))
+    with pytest.raises(InputError, match=r"prepared for images from \(1, 4, 6, 3\) to \(1, 4, 6, 3\), got"):
+        engine.infer(images(LARGE))
+    engine.close()
 
 
 def test_device_view_is_the_answer_where_it_lies(engine: TensorRtEngine, cudart: standin.Cudart) -> None:
     batch = images((2, 4, 6, 3))
     with engine.infer_on_device(batch) as logits:
+        assert not any(stream.work for stream in cudart.streams.values())
         assert (logits.shape, len(logits), logits.__dlpack_device__()) == ((2, 1, 4, 6), 2, (2, 0))
         view = logits[1][:, :3, 2:]
         assert view.shape == (1, 3, 4)
@@ -270,6 +287,10 @@ def test_device_view_is_the_answer_where_it_lies(engine: TensorRtEngine, cudart:
         assert interface["stream"] in cudart.streams
         assert (interface["typestr"], interface["strides"]) == ("<f4", (96, 24, 4))
         assert interface["data"][0] == logits.__cuda_array_interface__["data"][0] + 96 + 8
+        capsule = view.__dlpack__(stream=1)
+        tensor = cuda_arrays.tensor_in(capsule)
+        assert (tensor.device_type, tensor.device_id, tensor.data) == (2, 0, interface["data"][0])
+        assert ([*tensor.shape[:3]], [*tensor.strides[:3]]) == ([1, 3, 4], [24, 6, 1])
         with pytest.raises(TypeError, match="expected integers and slices, got list"):
             logits[[0, 1]]
 
@@ -363,7 +384,8 @@ def test_cached_engine_is_taken_until_something_changes(
     old, new = standin.VERSIONS[library]
     caplog.set_level(logging.INFO)
     for _ in range(2):
-        engine = open_engine("auto", bundle)  # the first in preference, now that there is a GPU
+        engine = open_engine("auto", bundle, num_threads=7)  # the first in preference, now that there is a GPU
+        assert (engine.lanes, engine.preferred_batch) == (7, 1)
         assert (engine.name, engine.version, engine.precision) == ("tensorrt", f"{library} {old}", "fp32")
         batch = images((2, 64, 64, 3))
         np.testing.assert_array_equal(engine.infer(batch), standin.network(batch)[:, :1])

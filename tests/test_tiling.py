@@ -126,6 +126,7 @@ def test_call_and_stream_answer_in_tiles(size: tuple[int, int], labels: list[str
     sure = np.ones(size, bool) if len(labels) == 1 else np.ptp(np.sort(photo, -1)[..., 1:].astype(int), -1) > 0
     called, *streamed = [model(photo), *model.stream([photo] * 5)]
     assert set(model.engine.batches) == {1}
+    assert model.engine.alone == (size == model.spec.size)
     for result in (called, *streamed):
         assert result.masks is not None
         np.testing.assert_array_equal(result.masks.to_numpy()[sure], expected[sure])
@@ -135,6 +136,8 @@ def test_call_and_stream_answer_in_tiles(size: tuple[int, int], labels: list[str
         np.testing.assert_allclose(called.masks.probability(), 1 / (1 + np.exp(0.5 - photo[..., 0] / 255)), atol=1e-6)
         moved = model(photo, threshold=0.6).masks.to_numpy()
         np.testing.assert_array_equal(moved, photo[..., 0] / 255 - 0.5 > np.log(1.5))
+    elif size == model.spec.size:
+        assert called.masks.probability().shape == (3, *size)
     else:
         with pytest.raises(InputError, match="expected an image answered at once"):
             called.masks.probability()
@@ -204,3 +207,16 @@ def test_overlap_out_of_range_is_refused(overlap: float) -> None:
 def test_windows_are_multiples_of_the_divisor() -> None:
     with pytest.raises(InputError, match="size: height and width must be multiples of 16"):
         spec(size=(40, 48))
+
+
+def test_calibration_takes_windows_from_all_over_the_images() -> None:
+    pytest.importorskip("torch")
+    from visdeploy.calibration import prepare_images
+
+    photo = noise(120, 160)
+    given = spec(size=32)
+    seen = prepare_images([photo] * 9, given, 9).pixels
+    possible = {window.tobytes() for window in tiling.windows(photo, given)}
+    assert {pixels.shape for pixels in seen} == {(32, 32, 3)}
+    assert {pixels.tobytes() for pixels in seen} <= possible
+    assert len({pixels.tobytes() for pixels in seen}) == 9

@@ -30,10 +30,13 @@ from visdeploy.whole_file import whole_file
 
 T = TypeVar("T")
 Blob = NDArray[np.uint8]
+Content = bytes | Callable[[], bytes]
 
 _DEFAULT_LIMIT = "4GB"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _DAY = 86400.0
+# Of what is longer, only the words that changed are shown.
+_READABLE = 80
 
 log = logging.getLogger("visdeploy")
 
@@ -95,14 +98,14 @@ def limit() -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def obtain(key: Mapping[str, str], use: Callable[[Blob], T], build: Callable[[], tuple[T, bytes]]) -> tuple[T, str]:
+def obtain(key: Mapping[str, str], use: Callable[[Blob], T], build: Callable[[], tuple[T, Content]]) -> tuple[T, str]:
     """Take something from the cache, or make it and keep it there; of several processes one makes it.
 
     Args:
         key: Named parts that decide what the blob is, the part "model" among them; any other value is another entry.
         use: Makes the thing from its blob, whose checksum holds: (n,) uint8, mapped from a private copy of the file,
             which it may keep and write to. What it raises counts as a refusal, and the entry is made again.
-        build: Makes the thing and its blob.
+        build: Makes the thing and its blob, or what makes the blob where it can be kept.
 
     Returns:
         The thing, and a sentence without a full stop that says where it came from and why.
@@ -130,8 +133,8 @@ def obtain(key: Mapping[str, str], use: Callable[[Blob], T], build: Callable[[],
         if why:
             log.warning("the cache entry %s is discarded: %s", folder / name, why)
             _remove(folder, name)
-        value, blob = build()
-        kept = _keep(folder, name, key, blob, cap)
+        value, content = build()
+        kept = _keep(folder, name, key, content, cap)
     return value, f"made anew: {why or _changes(key, name)}{kept}"
 
 
@@ -217,9 +220,10 @@ def _take(folder: Path, name: str, key: Mapping[str, str], use: Callable[[Blob],
     return value
 
 
-def _keep(folder: Path, name: str, key: Mapping[str, str], blob: bytes, cap: int) -> str:
+def _keep(folder: Path, name: str, key: Mapping[str, str], content: Content, cap: int) -> str:
     """Write an entry and return nothing, or say why it could not be kept."""
     try:
+        blob = content if isinstance(content, bytes) else content()
         if len(blob) > cap:
             raise OSError(f"its {len(blob)} bytes are more than the {cap} of VISDEPLOY_CACHE_SIZE")
         _make_room(folder, cap - len(blob))
@@ -228,7 +232,7 @@ def _keep(folder: Path, name: str, key: Mapping[str, str], blob: bytes, cap: int
         facts = {"key": dict(key), "sha256": hashlib.sha256(blob).hexdigest(), "size": len(blob), "made": time.time()}
         with whole_file(folder / f"{name}.json") as partial:
             partial.write_text(json.dumps(facts, indent=1))
-    except OSError as error:
+    except Exception as error:  # whatever an engine raises as it writes its blob: the thing itself is there
         _remove(folder, name)
         log.warning("what was made anew is not kept in the cache: %s", _reason(error))
         return f"; not kept: {_reason(error)}"
@@ -286,11 +290,19 @@ def _changes(key: Mapping[str, str], name: str) -> str:
         return "the cache held nothing of this model"
     nearest = max(same, key=lambda entry: len(entry.key.items() & key.items()))
     changes = [
-        f"{part}: {nearest.key.get(part, 'none')} -> {key.get(part, 'none')}"
+        f"{part}: {_change(nearest.key.get(part, ''), key.get(part, ''))}"
         for part in sorted(nearest.key.keys() | key.keys())
         if nearest.key.get(part) != key.get(part)
     ]
     return f"the cache held it for another {'; '.join(changes)}"
+
+
+def _change(old: str, new: str) -> str:
+    if len(old) + len(new) > _READABLE:
+        before, after = old.split(), new.split()
+        old = " ".join(word for word in before if word not in after)
+        new = " ".join(word for word in after if word not in before)
+    return f"{old[: _READABLE // 2] or 'none'} -> {new[: _READABLE // 2] or 'none'}"
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import golden as goldens
+from visdeploy import tiling
 from visdeploy.bundle import GOLDEN, Bundle
 from visdeploy.data import Dataset
 from visdeploy.errors import InputError
@@ -52,7 +53,8 @@ def prepare_images(data: Dataset | Sequence[ImageSource], spec: Manifest, count:
     if min(count, len(loads)) < FEWEST:
         raise InputError(f"[export] data: calibration takes at least {FEWEST} images, got {min(count, len(loads))}")
     count = min(count, len(loads))
-    return _hashed(prepare(loads[i * len(loads) // count](), spec).pixels for i in range(count))
+    images = (prepare(loads[i * len(loads) // count](), spec).pixels for i in range(count))
+    return _hashed(_one_window(pixels, spec, index) for index, pixels in enumerate(images))
 
 
 def golden_images(bundle: Bundle) -> Calibration:
@@ -61,7 +63,14 @@ def golden_images(bundle: Bundle) -> Calibration:
     Raises:
         BundleError: It holds none.
     """
-    return _hashed(entry.pixels for entry in goldens.unpack(bundle.read(GOLDEN), str(bundle.path)))
+    recorded = goldens.unpack(bundle.read(GOLDEN), str(bundle.path))
+    return _hashed(_one_window(entry.pixels, bundle.manifest, index) for index, entry in enumerate(recorded))
+
+
+def _one_window(pixels: NDArray[np.uint8], spec: Manifest, index: int) -> NDArray[np.uint8]:
+    """Return what the network sees of one image: of an image in tiles one, from another place each time."""
+    windows = list(tiling.windows(pixels, spec))
+    return windows[int(index * 0.618 % 1 * len(windows))]
 
 
 def _loader(source: ImageSource) -> Callable[[], NDArray[np.uint8]]:

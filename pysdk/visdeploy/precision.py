@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from visdeploy import golden as goldens
-from visdeploy import tolerance
+from visdeploy import tiling, tolerance
 from visdeploy.bundle import GOLDEN, Bundle
 from visdeploy.calibration import Calibration, golden_images, prepare_images
 from visdeploy.data import Dataset, Item
@@ -282,6 +282,9 @@ class _Gate:
         with Predictor(bundle, open_engine(engine, bundle, precision=precision)) as predictor:
             figures = evaluate(predictor, self._items)
             infer = predictor.engine.infer
-            drifts = [relative_error(infer(golden.pixels[None])[0], golden.logits) for golden in self._golden]
+            drifts = [
+                relative_error(tiling.answer(infer, golden.pixels, bundle.manifest), golden.logits)
+                for golden in self._golden
+            ]
         name = headline(figures)
         return name, figures[name], max(drifts, default=0)

@@ -3,9 +3,13 @@
 import csv
 import io
 import json
-import secrets
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from visdeploy.errors import InputError
 from visdeploy.spec import Spec
@@ -14,7 +18,7 @@ from visdeploy.whole_file import whole_file
 
 
 class PredictionFiles:
-    """Takes results one by one; the two tables appear whole when `close` is called, or not at all.
+    """Takes results one by one, and keeps none; the two tables appear whole when `close` is called, or not at all.
 
     Attributes:
         overlays: Pictures written so far.
@@ -25,15 +29,11 @@ class PredictionFiles:
         self.overlays: list[Path] = []
         self._classes = {i: label for i, label in enumerate(spec.labels) if i != spec.background}
         self._names: set[str] = set()
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
-        self._rows: list[list[str]] = []
-        try:
+        self._found = 0
+        with self._writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            (probe := self.folder / f".{secrets.token_hex(4)}").touch()
-            probe.unlink()
-        except OSError as error:
-            raise InputError(f"[predict] out: cannot write to {self.folder} ({error.strerror})") from error
+            self._images, self._annotations, self._rows = (self._nameless() for _ in range(3))
+            self._rows.write(_line(["img", "rle_mask"] if self._single else ["img", "class", "rle_mask"]))
 
     def add(self, result: Result) -> Self:
         """Record one answer and draw its overlay.
@@ -47,14 +47,17 @@ class PredictionFiles:
         name = source.name
         height, width = result.size
         annotations = result.to_coco(image_id)
-        self._images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        for annotation in annotations:
-            self._annotations.append({"id": len(self._annotations) + 1, **annotation})
         if self._single:
-            self._rows.append([name, result.to_kaggle()])
+            rows = [[name, result.to_kaggle()]]
         else:
             assert result.masks is not None
-            self._rows += [[name, self._classes[i], result.to_kaggle(i)] for i in result.masks.labels.tolist()]
+            rows = [[name, self._classes[i], result.to_kaggle(i)] for i in result.masks.labels.tolist()]
+        with self._writing(self.folder):
+            _append(self._images, {"id": image_id, "file_name": name, "height": height, "width": width})
+            for annotation in annotations:
+                self._found += 1
+                _append(self._annotations, {"id": self._found, **annotation})
+            self._rows.writelines(_line(row) for row in rows)
         if self._draw:
             if source.is_file() and source.parent.samefile(self.folder):
                 raise InputError(
@@ -70,23 +73,49 @@ class PredictionFiles:
 
     def close(self) -> None:
         """Write `coco.json` and `kaggle.csv`."""
-        categories = [{"id": index, "name": label} for index, label in self._classes.items()]
-        document = {"images": self._images, "annotations": self._annotations, "categories": categories}
-        self._write("coco.json", json.dumps(document))
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["img", "rle_mask"] if self._single else ["img", "class", "rle_mask"])
-        writer.writerows(self._rows)
-        self._write("kaggle.csv", table.getvalue())
+        categories = json.dumps([{"id": index, "name": label} for index, label in self._classes.items()])
+        self._write(
+            "coco.json",
+            '{"images": [',
+            self._images,
+            '], "annotations": [',
+            self._annotations,
+            f'], "categories": {categories}}}',
+        )
+        self._write("kaggle.csv", self._rows)
 
     @property
     def _single(self) -> bool:
         return len(self._classes) == 1
 
-    def _write(self, name: str, text: str) -> None:
+    def _nameless(self) -> IO[bytes]:
+        """Open a file for what would fill the memory by and by; it is gone with this object."""
+        file = tempfile.TemporaryFile(dir=self.folder)
+        weakref.finalize(self, file.close)
+        return file
+
+    def _write(self, name: str, *parts: str | IO[bytes]) -> None:
+        with self._writing(self.folder / name), whole_file(self.folder / name) as partial, partial.open("wb") as file:
+            for part in parts:
+                if isinstance(part, str):
+                    file.write(part.encode())
+                    continue
+                part.seek(0)
+                shutil.copyfileobj(part, file)
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
         try:
-            with whole_file(self.folder / name) as partial:
-                # A file name need not be valid UTF-8; its bytes come out as they went in.
-                partial.write_bytes(text.encode("utf-8", "surrogateescape"))
+            yield
         except OSError as error:
-            raise InputError(f"[predict] out: cannot write {self.folder / name} ({error.strerror})") from error
+            raise InputError(f"[predict] out: cannot write {path} ({error.strerror})") from error
+
+
+def _append(file: IO[bytes], entry: dict[str, Any]) -> None:
+    file.write(((", " if file.tell() else "") + json.dumps(entry)).encode())
+
+
+def _line(row: list[str]) -> bytes:
+    csv.writer(text := io.StringIO(), lineterminator="\n").writerow(row)
+    # A file name need not be valid UTF-8; its bytes come out as they went in.
+    return text.getvalue().encode("utf-8", "surrogateescape")

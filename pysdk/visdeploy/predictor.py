@@ -45,7 +45,7 @@ def load(
     Args:
         path: A `.vdz` file, or a directory with the same files.
         engine: "openvino", "onnxruntime", "torchscript", or "auto" for the first of these that is installed.
-        device: "auto" or "cpu".
+        device: "auto", "cpu", or "cuda" for the GPU that the process sees first.
         precision: "auto", "fp32", or what the engine offers beside it ("bf16" and "fp16" with OpenVINO).
         num_threads: Threads for one inference; default, the container's CPU quota.
 
@@ -234,7 +234,7 @@ class Predictor:
 
     def _finish(self, batch: Sequence["_Item"], threshold: float | None, *, alone: bool) -> list[Result]:
         inputs = [item.prepared for item in batch if item.prepared is not None]
-        if self.spec.resize == "tile":
+        if self.spec.resize == "tile" and inputs[0].pixels.shape[:2] != self.spec.size:
             pairs = zip(batch, inputs, strict=True)
             return [self._tiled(item.result, prepared, threshold, alone) for item, prepared in pairs]
         start = time.perf_counter()

@@ -170,8 +170,8 @@ class Variant(BaseModel):
     Attributes:
         engine: Name of the engine that it is for.
         precision: "fp16", "bf16" or "int8".
-        files: Members of the bundle that hold its graph, an .xml before its .bin; none where the engine derives it from
-            `model.onnx`.
+        files: Members of the bundle that hold its graph, and then its weights where they are apart; none where the
+            engine derives it from `model.onnx`.
         accepted: Whether "auto" may choose it.
         metric: Name of the figure that was compared with that of fp32; None where nobody gave data to measure on.
         value: That figure.

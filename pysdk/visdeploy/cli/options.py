@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 BundlePath = Annotated[Path, typer.Argument(help="A .vdz file, or a directory with the same files.")]
-Engine = Annotated[str, typer.Option(help="openvino, onnxruntime, torchscript, or auto.")]
+Engine = Annotated[str, typer.Option(help="tensorrt, openvino, onnxruntime, torchscript, or auto.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, or what the engine offers beside it.")]
 Engines = Annotated[list[str] | None, typer.Option(help="A name, or all (the default); may be repeated.")]
 Precisions = Annotated[

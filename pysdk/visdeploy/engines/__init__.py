@@ -6,8 +6,10 @@ it computes on, `precisions()`, which says what it can compute in there, and `op
 
 import difflib
 import platform
+import re
 import threading
 from collections.abc import Callable, Collection, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy.bundle import Bundle
-from visdeploy.errors import InputError, MissingDependencyError, UnsupportedError
+from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
 
 # In order of preference.
 NAMES: Final = ("tensorrt", "openvino", "onnxruntime", "torchscript")
@@ -162,9 +164,15 @@ class Lazy(Generic[Key, Value]):
                     found = self._made[key] = self._make(key)
         return found
 
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._made.clear()
+    def close(self) -> None:
+        """Let go of them, and of what they are made from."""
+        with self._lock:
+            self._make = _refuse_closed
+            self._made.clear()
+
+
+def _refuse_closed(key: object) -> Any:
+    raise EngineError("[predict] the model was closed; load it again")
 
 
 def graph_files(
@@ -198,12 +206,13 @@ def graph_files(
 
 
 def cpu_name() -> str:
-    """Return the name and instruction sets of the processor."""
-    from visdeploy.native import _core
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({' '.join(_core.isa_names())})"
+    """Return the name of the processor, and the vector instructions that decide what runs on it and how fast."""
+    facts: dict[str, str] = {}
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text()
+        facts.update(re.findall(r"^(model name|flags|Features)\s*: (.*)$", lines, re.MULTILINE))
+    vectors = re.findall(r"\b(?:avx|amx|fma|asimd|sve|bf16|i8mm)\w*", facts.get("flags", facts.get("Features", "")))
+    return " ".join([facts.get("model name") or platform.processor() or platform.machine(), *vectors])
 
 
 def reason(error: BaseException, line: int = -1) -> str:

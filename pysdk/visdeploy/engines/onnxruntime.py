@@ -18,7 +18,7 @@ def version() -> str:
 
 
 def device() -> str:
-    """Return the name and instruction sets of the processor."""
+    """Return the name and vector instructions of the processor."""
     return cpu_name()
 
 
@@ -53,7 +53,7 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """Release the sessions."""
-        self._sessions.clear()
+        self._sessions.close()
 
 
 def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> OnnxRuntimeEngine:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from visdeploy import bundle as bundles
 from visdeploy import cache
-from visdeploy.engines import Lazy, graph_files, reason
+from visdeploy.engines import Lazy, cpu_name, graph_files, reason
 from visdeploy.errors import EngineError, InputError
 
 # What int8 leaves in floating point stays in full precision.
@@ -30,8 +30,8 @@ def version() -> str:
 
 
 def device() -> str:
-    """Return the name and abilities of the processor, as OpenVINO sees them."""
-    return f"{_core().get_property('CPU', 'FULL_DEVICE_NAME')} ({' '.join(_abilities())})"
+    """Return the name and vector instructions of the processor."""
+    return cpu_name()
 
 
 def precisions() -> tuple[str, ...]:
@@ -77,7 +77,7 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """Release the compiled models."""
-        self._networks.clear()
+        self._networks.close()
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ def _network(source: _Source, threads: int, notes: list[str], purpose: tuple[int
 
         return _Network(_core().import_model(openvino.Tensor(blob, shared_memory=True), "CPU", settings), blob)
 
-    def build() -> tuple[_Network, bytes]:
+    def build() -> tuple[_Network, cache.Content]:
         compiled = _compile(source.graph, shape, settings)
-        return _Network(compiled), compiled.export_model().getvalue()
+        return _Network(compiled), lambda: compiled.export_model().getvalue()
 
     sides = "x".join("?" if side < 0 else str(side) for side in shape)
     try:

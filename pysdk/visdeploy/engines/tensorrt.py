@@ -1,6 +1,5 @@
 """TensorRT on an NVIDIA GPU, by tensorrt or tensorrt_rtx."""
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from visdeploy import cache
 from visdeploy.bundle import Bundle
 from visdeploy.engines import tensorrt_library
 from visdeploy.engines.cuda import Device, find_device
-from visdeploy.engines.tensorrt_build import Plan, build, graph_member, read_engine, shapes_of
+from visdeploy.engines.tensorrt_build import PRECISIONS, Plan, build, graph_member, read_engine, shapes_of
 from visdeploy.engines.tensorrt_library import INSTALL, Library, open_library
 from visdeploy.engines.tensorrt_run import TensorRtEngine
 from visdeploy.errors import InputError, MissingDependencyError, UnsupportedError
@@ -28,7 +27,7 @@ def version() -> str:
 
 def precisions() -> tuple[str, ...]:
     """Return what it can compute in, from a graph of that type."""
-    return "fp32", "fp16", "int8"
+    return PRECISIONS
 
 
 def device() -> str:
@@ -56,7 +55,7 @@ def open_engine(bundle: Bundle, *, precision: str, threads: int) -> TensorRtEngi
     Args:
         bundle: An opened bundle.
         precision: "fp32", or one that the bundle holds a variant for.
-        threads: Not used: the network runs on the GPU.
+        threads: How many lanes there are at least, which decode and find masks; the network runs on the GPU.
 
     Raises:
         MissingDependencyError: The library, the driver or the GPU is missing.
@@ -67,7 +66,7 @@ def open_engine(bundle: Bundle, *, precision: str, threads: int) -> TensorRtEngi
     library = open_library(name)
     member = graph_member(bundle, precision)
     key = {
-        "model": hashlib.sha256(bundle.read(member)).hexdigest(),
+        "model": bundle.sha256(member),
         "engine": library.name,
         "version": library.version,
         "device": str(gpu),
@@ -77,9 +76,10 @@ def open_engine(bundle: Bundle, *, precision: str, threads: int) -> TensorRtEngi
     kernels = key | {"engine": f"{library.name} kernels"}
 
     def use(data: Any) -> TensorRtEngine:
-        return TensorRtEngine(library, data, precision, kernels=kernels)
+        return TensorRtEngine(library, data, precision, threads=threads, kernels=kernels)
 
     def make() -> tuple[TensorRtEngine, bytes]:
+        log.info("%s: %s builds a %s engine for %s, which may take minutes", bundle.path, name, precision, gpu)
         measured = {part: key[part] for part in ("engine", "version", "device")} | {"model": "timing of any"}
         plan = build(bundle, library=name, precision=precision, device=gpu, timing=cache.find(measured) or b"")
         if plan.timing:
@@ -101,7 +101,7 @@ def open_file(path: str | Path, bundle: Bundle) -> TensorRtEngine:
         UnsupportedError: It is for another version of the library, or for another GPU.
     """
     plan = read_engine(path)
-    if hashlib.sha256(bundle.files.get(plan.sidecar.model, b"")).hexdigest() != plan.sidecar.model_sha256:
+    if plan.sidecar.model not in bundle.files or bundle.sha256(plan.sidecar.model) != plan.sidecar.model_sha256:
         raise InputError(f"{path}: built from another model than the {plan.sidecar.model} of {bundle.path}")
     gpu = _find()[2]
     library = open_library(plan.sidecar.library)

@@ -30,6 +30,9 @@ Progress = Callable[[str, float], None]
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, Shape, Shape]
 
+PRECISIONS: Final = ("fp32", "fp16", "int8")
+"""What export makes graphs for."""
+
 _MAX_SIDECAR: Final = 1 << 20
 
 
@@ -69,8 +72,8 @@ class Sidecar(BaseModel):
         engine_size: The plan's length in bytes.
         inputs: One, uint8 (B, h, w, 3).
         outputs: One, (B, C, h', w').
-        compute_capabilities: GPUs that it was built for, such as "8.9"; empty for what the library takes by itself.
-        gpu: The one it was built on; None where it was built without.
+        compute_capabilities: GPUs that tensorrt_rtx built it for, such as "8.9"; empty for what it takes by itself.
+        gpu: The one that tensorrt built it on and for.
         version_compatible: Later versions of the library can load it.
         hardware_compatible: "none", "ampere+" or "same".
     """
@@ -134,6 +137,8 @@ def export_engine(
         InputError: `path` cannot be written.
     """
     path = Path(path)
+    if not path.name or not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: expected the name of a file, in a folder that exists")
     device = find_device()[0]
     plan = build(
         bundle,
@@ -200,6 +205,8 @@ def build(
     precision = choose_precision(bundle, precision)
     member = graph_member(bundle, precision)
     graph = bundle.read(member)
+    if library == "tensorrt_rtx" and device and not compute_capabilities:
+        compute_capabilities = [device.compute_capability]
     options = Options(
         library=library,
         precision=precision,
@@ -215,11 +222,11 @@ def build(
         "library": library,
         "precision": precision,
         "model": member,
-        "model_sha256": hashlib.sha256(graph).hexdigest(),
+        "model_sha256": bundle.sha256(member),
         "engine_sha256": hashlib.sha256(data).hexdigest(),
         "engine_size": len(data),
         "compute_capabilities": options.compute_capabilities,
-        "gpu": str(device) if device else None,
+        "gpu": str(device) if device and not compute_capabilities else None,
         "version_compatible": version_compatible,
         "hardware_compatible": hardware_compatible,
     }
@@ -241,8 +248,7 @@ def graph_member(bundle: Bundle, precision: str) -> str:
     Raises:
         UnsupportedError: It has none.
     """
-    (member,) = graph_files(bundle, "tensorrt", precision, {"fp32": ONNX}, ("fp16", "int8"))
-    return member
+    return graph_files(bundle, "tensorrt", precision, {"fp32": ONNX}, PRECISIONS[1:])[0]
 
 
 def shapes_of(spec: Manifest) -> Shapes:

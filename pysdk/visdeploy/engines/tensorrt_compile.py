@@ -186,7 +186,8 @@ def _timing_cache(config: Any, timing: bytes) -> Any:
 
 def _parser_errors(parser: Any) -> list[str]:
     found = [parser.get_error(i) for i in range(min(3, parser.num_errors))]
-    return [f"{error.node_operator()} {error.node_name()!r}: {' '.join(error.desc().split())}" for error in found]
+    nodes = [f"{error.node_operator()} {error.node_name()!r}: " if error.node_operator() else "" for error in found]
+    return [node + " ".join(error.desc().split()) for node, error in zip(nodes, found, strict=True)]
 
 
 def _describe(tensor: Any) -> dict[str, Any]:

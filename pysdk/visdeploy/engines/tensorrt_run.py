@@ -22,7 +22,7 @@ from visdeploy.engines.tensorrt_library import Library
 from visdeploy.errors import CudaError, EngineError, InputError, UnsupportedError
 from visdeploy.native import cuda_status
 
-LANES: Final = 3
+CONTEXTS: Final = 3
 GRAPHS: Final = 4
 """Shapes of which a lane keeps a CUDA graph."""
 
@@ -180,7 +180,6 @@ class TensorRtEngine:
     """A deserialised engine and a pool of lanes, made when they are first needed."""
 
     name = "tensorrt"
-    lanes = LANES
 
     def __init__(
         self,
@@ -188,39 +187,35 @@ class TensorRtEngine:
         plan: Any,
         precision: str,
         *,
+        threads: int = CONTEXTS,
         kernels: dict[str, str] | None = None,
         trusted_code: bool = False,
     ) -> None:
         self.version = f"{library.name} {library.version}"
         self.precision = precision
         self.notes: list[str] = []
+        # Lanes decode and find masks as well, so more of them than run the network at a time keep it busy.
+        self.lanes = max(CONTEXTS, threads)
         cuda, trt = Runtime(), library.module
         self._log = make_log(trt)
         self._runtime = trt.Runtime(self._log)
         if trusted_code:
             self._runtime.engine_host_code_allowed = True
-        engine = self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise EngineError(self._log.sentence(f"{self.version} refused the plan without a message"))
-        tensors = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        inputs = [name for name in tensors if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        outputs = [name for name in tensors if name not in inputs]
-        kinds = [engine.get_tensor_dtype(name) for name in inputs + outputs]
-        floats = trt.DataType.FLOAT, trt.DataType.HALF
-        if len(inputs) != 1 or len(outputs) != 1 or kinds[0] != trt.DataType.UINT8 or kinds[1] not in floats:
-            raise UnsupportedError(
-                f"{self.version}: expected an engine with one uint8 input and one float32 or float16 output, "
-                f"got {inputs} and {outputs} of {kinds}"
-            )
-        (source,), (answer,) = inputs, outputs
-        self._smallest, _, self._largest = (tuple(shape) for shape in engine.get_tensor_profile_shape(source, 0))
-        self._kernels = _Kernels(trt, engine, kernels) if hasattr(trt, "CudaGraphStrategy") else None
-        dtype = np.dtype(trt.nptype(kinds[1]))
+        with cuda.on_device(0):
+            engine = self._engine = self._runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                raise EngineError(self._log.sentence(f"{self.version} refused the plan without a message"))
+            self._kernels = _Kernels(trt, engine, kernels) if hasattr(trt, "CudaGraphStrategy") else None
+        source, answer, dtype = self._tensors(trt, engine)
         self._network = _Network(cuda, source, answer, dtype, self._context, captures=self._kernels is None)
+        fixed = tuple(engine.get_tensor_shape(source))
+        ranges = engine.get_tensor_profile_shape(source, 0) if -1 in fixed else [fixed] * 3
+        self._smallest, best, self._largest = (tuple(shape) for shape in ranges)
+        self.preferred_batch = best[0]
         # Whether the ops can go on where the network ends.
         self.on_device = dtype == np.float32 and cuda_status()[0] is not None
         self._free: LifoQueue[_Lane | None] = LifoQueue()  # last used first, so that few threads need few lanes
-        for _ in range(LANES):
+        for _ in range(CONTEXTS):
             self._free.put(None)
         self._making, self._closing = threading.Lock(), threading.Lock()
         self._closed = False
@@ -243,9 +238,9 @@ class TensorRtEngine:
 
     def close(self) -> None:
         """Wait for calls that are running, and release all that is held."""
-        with self._closing:
+        with self._closing, self._network.runtime.on_device(0):
             self._closed = True
-            for lane in [self._free.get() for _ in range(LANES)]:
+            for lane in [self._free.get() for _ in range(CONTEXTS)]:
                 if lane is not None:
                     lane.release()
                 self._free.put(None)
@@ -266,17 +261,31 @@ class TensorRtEngine:
             if self._closed:
                 raise EngineError("tensorrt: the engine was closed")
             with self._network.runtime.on_device(0):
-                if lane is None:
-                    lane = _Lane(self._network)
-                yield lane
-        except BaseException:
-            # Whatever state it is in, the next call starts with a new one.
-            if lane is not None:
-                lane.release()
-                lane = None
-            raise
+                try:
+                    lane = lane or _Lane(self._network)
+                    yield lane
+                except BaseException:
+                    # Whatever state it is in, the next call starts with a new one.
+                    if lane is not None:
+                        lane.release()
+                        lane = None
+                    raise
         finally:
             self._free.put(lane)
+
+    def _tensors(self, trt: Any, engine: Any) -> tuple[str, str, np.dtype[Any]]:
+        """Return the names of input and output, and the type of the latter."""
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        outputs = [name for name in names if name not in inputs]
+        kinds = [engine.get_tensor_dtype(name) for name in inputs + outputs]
+        floats = trt.DataType.FLOAT, trt.DataType.HALF
+        if len(inputs) != 1 or len(outputs) != 1 or kinds[0] != trt.DataType.UINT8 or kinds[1] not in floats:
+            raise UnsupportedError(
+                f"{self.version}: expected an engine with one uint8 input and one float32 or float16 output, "
+                f"got {inputs} and {outputs} of {kinds}"
+            )
+        return inputs[0], outputs[0], np.dtype(trt.nptype(kinds[1]))
 
     def _context(self) -> Any:
         with self._making:
@@ -300,6 +309,6 @@ class _Kernels:
 
     def keep(self) -> None:
         """Put what was compiled into the cache."""
-        compiled = bytes(self._compiled.serialize())
-        if self._key and compiled != self._before:
-            cache.keep(self._key, compiled)
+        compiled = self._compiled.serialize()
+        if self._key and compiled is not None and bytes(compiled) != self._before:
+            cache.keep(self._key, bytes(compiled))

@@ -23,7 +23,7 @@ def version() -> str:
 
 
 def device() -> str:
-    """Return the name and instruction sets of the processor."""
+    """Return the name and vector instructions of the processor."""
     return cpu_name()
 
 
