@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from test_cli import run  # noqa: F401  (a fixture)
+from visdeploy import bundle as bundles
 from visdeploy import data, image, tolerance
 from visdeploy.bundle import ONNX, Bundle
 from visdeploy.engines import open_engine
@@ -197,7 +198,7 @@ def test_engines_of_tensorrt_are_built_from_them(easy_with_variants):
         assert builder.build_serialized_network(network, config) is not None
 
 
-def test_the_costliest_layers_stay_in_fp32(tmp_path, labelled):
+def test_the_costliest_layers_stay_in_fp32(run, tmp_path, labelled):  # noqa: F811
     bundle = Bundle.open(make(tmp_path / "outlier.vdz", Chain(8, outliers=(3,))))
     said: list[str] = []
     made = add_variants(bundle, PrecisionOptions("int8", labelled), progress=said.append)
@@ -208,6 +209,11 @@ def test_the_costliest_layers_stay_in_fp32(tmp_path, labelled):
         assert "layers.14/" in last
         assert any("layers.8/" in name for name in costliest)  # which reads the outlier
     assert sum("too much" in line for line in said) >= 2 * 3
+    bundles.write(tmp_path / "made.vdz", made.manifest, made.files)
+    code, table, _ = run("inspect", tmp_path / "made.vdz")
+    assert code == 0
+    assert table.count("accepted: dice 1.0000, 0.0000 below fp32, over 10 images") == 3
+    assert table.count("layers in fp32") == 3
 
 
 def test_what_loses_too_much_is_refused(tmp_path, labelled):
@@ -245,7 +251,7 @@ def test_without_labels_nothing_is_accepted(easy, folder):
     made = add_variants(Bundle.open(easy), PrecisionOptions("fp16"), progress=said.append)
     assert [(variant.accepted, variant.metric) for variant in made.manifest.variants] == [(False, None)]
     assert made.read("variants/fp16-tensorrt.onnx")
-    assert any("not measured" in line for line in said)
+    assert said[0] == "without labels nothing is measured, and the variants are only loaded by name"
     plain = sorted((folder / "images").iterdir())
     options = PrecisionOptions("int8", plain, engines=("onnxruntime",))
     made = add_variants(Bundle.open(easy), options, progress=said.append)
@@ -369,9 +375,11 @@ def test_the_command_line(run, easy, folder, tmp_path):  # noqa: F811
     code, said, err = run("export", easy, "--out", out, *options, "--data", folder / "images", "--json")
     assert code == 0, err
     assert json.loads(said)["ok"] is True
-    assert "they have no labels, so nothing is measured" in err
+    assert "without labels nothing is measured" in err
     (variant,) = Bundle.open(out).manifest.variants
     assert (variant.engine, variant.precision, variant.accepted) == ("onnxruntime", "int8", False)
+    assert "onnxruntime int8" in (table := run("inspect", out)[1])
+    assert "not measured, loaded by name only" in table
     assert len(err.splitlines()) < 8  # of ours: the libraries' own is not shown
     for arguments, sentence in (
         (["--precision", "auto"], "as --data"),

@@ -128,16 +128,16 @@ def add_variants(bundle: Bundle, options: PrecisionOptions, *, progress: Callabl
 
 
 def _calibrate(bundle: Bundle, options: PrecisionOptions, say: Callable[[str], None]) -> Calibration:
-    spec = bundle.manifest
-    if options.data is None:
-        calibration = golden_images(bundle)
-        say(f"no data given: nothing is measured, and int8 is calibrated on {len(calibration.pixels)} golden images")
-        return calibration
-    if isinstance(options.data, Dataset) and options.data.labels != spec.labels:
-        raise InputError(f"[export] data: its labels are {options.data.labels}, the bundle's {spec.labels}")
-    calibration = prepare_images(options.data, spec, options.calibration)
-    measured = "" if isinstance(options.data, Dataset) else "; they have no labels, so nothing is measured"
-    say(f"calibrating on {len(calibration.pixels)} images{measured}")
+    """Return the images for int8; none where no int8 is to be made."""
+    spec, data = bundle.manifest, options.data
+    if isinstance(data, Dataset) and data.labels != spec.labels:
+        raise InputError(f"[export] data: its labels are {data.labels}, the bundle's {spec.labels}")
+    if not isinstance(data, Dataset):
+        say("without labels nothing is measured, and the variants are only loaded by name")
+    if all(precision != "int8" for _, precision in options.kinds):
+        return Calibration((), "")
+    calibration = golden_images(bundle) if data is None else prepare_images(data, spec, options.calibration)
+    say(f"calibrating on {len(calibration.pixels)} {'golden images' if data is None else 'images'}")
     return calibration
 
 
@@ -201,7 +201,6 @@ def _decide(
         files = candidate.make(excluded)
         variant = candidate.variant(files, excluded)
         if gate.data is None:
-            say(f"{name}: not measured, so only loaded by name")
             return variant, files
         variant = gate.measure(variant, files)
         say(f"{name}: {gate.figures(variant)}: {'accepted' if variant.accepted else 'too much'}")

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from visdeploy.benchmark import STAGES, Measurement
-from visdeploy.spec import Manifest
+from visdeploy.spec import Manifest, Variant
 from visdeploy.throughput import Figures
 from visdeploy.verify import Report
 
@@ -92,13 +92,26 @@ def of_manifest(path: str, manifest: Manifest) -> Table:
     table = Table(title=escape(path), title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in manifest.model_dump(mode="json", exclude={"files", "palette", "labels"}).items():
+    for name, value in manifest.model_dump(mode="json", exclude={"files", "palette", "labels", "variants"}).items():
         if value not in (None, {}, []):
             shown = ", ".join(f"{key}: {item}" for key, item in value.items()) if isinstance(value, dict) else value
             table.add_row(name, escape(str(shown)))
+    for variant in manifest.variants:
+        table.add_row(f"{variant.engine} {variant.precision}", escape(_verdict(variant)))
     for index, (label, color) in enumerate(zip(manifest.labels, manifest.palette, strict=True)):
         note = " (background)" if index == manifest.background else ""
         table.add_row(f"label {index}", f"[rgb({color[0]},{color[1]},{color[2]})]██[/] {escape(label)}{note}")
     for name, entry in manifest.files.items():
         table.add_row(name, f"{entry.size:,} bytes, sha256 {entry.sha256[:16]}…")
     return table
+
+
+def _verdict(variant: Variant) -> str:
+    if variant.value is None or variant.drop is None:
+        return "not measured, loaded by name only"
+    where = f" on {variant.measured_on}" if variant.measured_on else ""
+    kept = f", {len(variant.excluded)} layers in fp32" if variant.excluded else ""
+    figures = (
+        f"{variant.metric} {variant.value:.4f}, {variant.drop:.4f} below fp32, over {variant.images} images{where}"
+    )
+    return f"{'accepted' if variant.accepted else 'refused'}: {figures}{kept}"
