@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
+import numpy as np
+
 from visdeploy import ops
 from visdeploy.mask import Array
 from visdeploy.spec import Spec
@@ -27,7 +30,8 @@ class Prepared:
 def prepare(image: Array, spec: Spec) -> Prepared:
     """Resize and pad a decoded (H, W, 3) uint8 RGB image as the spec says.
 
-    One that lies on a CUDA device stays there, and becomes the same to the last bit.
+    One that lies on a CUDA device stays there, and becomes the same to the last bit; only bilinear samples, which
+    OpenCV rounds its own way, may differ by `tolerance.LETTERBOX_LEVELS`.
     """
     source = image.shape[0], image.shape[1]
     if spec.resize == "stretch":
@@ -42,9 +46,12 @@ def prepare(image: Array, spec: Spec) -> Prepared:
     else:
         valid = source
         padded = -(-source[0] // spec.divisor) * spec.divisor, -(-source[1] // spec.divisor) * spec.divisor
-    if padded == source:
-        return Prepared(image, valid, source)
     interpolation = _interpolation(source, valid, spec)
+    if interpolation == "bilinear" and valid != source and isinstance(image, np.ndarray):
+        # Models trained elsewhere have seen OpenCV's rounding.
+        image = np.asarray(cv2.resize(image, valid[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+    if tuple(image.shape[:2]) == padded:
+        return Prepared(image, valid, source)
     pixels = ops.letterbox(image, valid, padded, interpolation=interpolation, pad_value=spec.pad_value)
     return Prepared(pixels, valid, source)
 
