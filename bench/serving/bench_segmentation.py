@@ -22,6 +22,7 @@ from visdeploy import mask
 from visdeploy.bundle import Bundle
 from visdeploy.engines.torchscript import accepting_deprecation
 from visdeploy.train import checkpoint
+from visdeploy.types import Result
 
 ROUNDS = 7
 # Masks of another precision, or of Model API's resize, which does not average, are not the same; they must be alike to
@@ -105,7 +106,7 @@ def ceiling(infer: Callable[[], None], files: rivals.Files) -> Callable[[], None
     return run
 
 
-def foreground(result: visdeploy.types.Result) -> dict[str, Any]:
+def foreground(result: Result) -> dict[str, Any]:
     """The RLE of the one class, or an empty one."""
     if result.error is not None or result.masks is None:
         raise SystemExit(f"{result.source}: {result.error}")

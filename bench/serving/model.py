@@ -14,7 +14,7 @@ SIZE = (512, 512)
 
 
 def prepare() -> None:
-    """Draw, train and export once; half an hour on two cores, and minutes of it are training."""
+    """Draw, train and export once; some minutes on two cores."""
     if not SCENES.is_dir():
         unfinished = FOLDER / "unfinished"
         write_scenes(unfinished, 60, size=(1280, 1918), seed=5)
@@ -25,10 +25,13 @@ def prepare() -> None:
         fit(data.open(SCENES), options)
     if not BUNDLE.is_file():
         from visdeploy.export import export
+        from visdeploy.precision import PrecisionOptions
 
         net, spec = checkpoint.load(RUN)
         described = {**spec.model_dump(), "size": SIZE}
-        export(net, BUNDLE, spec=described, golden=photographs()[:2])
+        seen = [item.image_path for item in data.open(SCENES).train if item.image_path is not None]
+        int8 = PrecisionOptions("int8", seen, engines=("openvino",))
+        export(net, BUNDLE, spec=described, golden=photographs()[:2], precision=int8)
 
 
 def photographs() -> list[Path]:
