@@ -29,9 +29,8 @@ def prepare() -> None:
 
         net, spec = checkpoint.load(RUN)
         described = {**spec.model_dump(), "size": SIZE}
-        seen = [item.image_path for item in data.open(SCENES).train if item.image_path is not None]
-        int8 = PrecisionOptions("int8", seen, engines=("openvino",))
-        export(net, BUNDLE, spec=described, golden=photographs()[:2], precision=int8)
+        wanted = PrecisionOptions("auto", data.open(SCENES), engines=("openvino",))
+        export(net, BUNDLE, spec=described, golden=photographs()[:2], precision=wanted)
 
 
 def photographs() -> list[Path]:
