@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from visdeploy import bundle as bundles
@@ -349,6 +350,49 @@ def test_directory_without_a_file_is_refused(folder: Path, name: str) -> None:
     (folder / name).mkdir()
     with pytest.raises(BundleError, match=f"{name} is missing"):
         Bundle.open(folder)
+
+
+def external(graph: onnx.GraphProto) -> onnx.TensorProto:
+    tensor = graph.initializer.add(name="w", dims=[1], data_type=onnx.TensorProto.FLOAT)
+    tensor.external_data.add(key="location", value="../w.bin")
+    return tensor
+
+
+@pytest.mark.parametrize("where", ["initializer", "attribute", "subgraph", "sparse", "function", "location alone"])
+def test_weights_outside_the_bundle_are_refused(path: Path, where: str) -> None:
+    model = onnx.ModelProto()
+    tensor = external(onnx.GraphProto())
+    if where == "initializer":
+        external(model.graph)
+    elif where == "attribute":
+        model.graph.node.add().attribute.add().t.CopyFrom(tensor)
+    elif where == "subgraph":
+        external(model.graph.node.add().attribute.add().g)
+    elif where == "sparse":
+        model.graph.sparse_initializer.add().values.CopyFrom(tensor)
+    elif where == "function":
+        model.functions.add().node.add().attribute.add().tensors.append(tensor)
+    else:
+        model.graph.initializer.add(data_location=onnx.TensorProto.EXTERNAL)
+    write(path, Manifest.parse(SPEC), {"variants/int8.onnx": model.SerializeToString()})
+    with pytest.raises(BundleError, match=r"refused, variants/int8\.onnx wants weights from files outside"):
+        Bundle.open(path)
+
+
+def test_weights_inside_are_taken(path: Path) -> None:
+    model = onnx.ModelProto(ir_version=9, producer_name="external_data location")
+    model.graph.initializer.add(name="w", dims=[1], data_type=onnx.TensorProto.FLOAT, raw_data=b"\x6a\x01\x70\x01")
+    graph = model.SerializeToString()
+    for data in (graph, graph[:-1], b"", b"\xff" * 40, b"\x0b" * 9):
+        write(path, Manifest.parse(SPEC), {"model.onnx": data})
+        assert Bundle.open(path).read("model.onnx") == data
+
+
+def test_variant_without_its_files_is_refused(path: Path) -> None:
+    variant = {"engine": "openvino", "precision": "int8", "accepted": True, "files": ["variants/absent.xml"]}
+    write(path, Manifest.parse({**SPEC, "variants": [variant]}), FILES)
+    with pytest.raises(BundleError, match=r"names variants/absent\.xml, which the bundle does not hold"):
+        Bundle.open(path)
 
 
 def test_directory_cannot_reach_outside(folder: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -114,6 +115,10 @@ def garble(file: Path) -> None:
     file.write_bytes(b"\xff\x00{]")
 
 
+def endless(file: Path) -> None:
+    file.write_text(re.sub(r'"size": \d+', '"size": 1e999', file.read_text()))
+
+
 def other_json(file: Path) -> None:
     file.write_text("[1, 2]")
 
@@ -133,6 +138,7 @@ def other_key(file: Path) -> None:
         ("json", cut, "its description was damaged"),
         ("json", empty, "its description was damaged"),
         ("json", garble, "its description was damaged"),
+        ("json", endless, "its description was damaged"),
         ("json", other_json, "its description was damaged"),
         ("json", other_key, "its description was damaged"),
     ],
@@ -314,6 +320,40 @@ def test_nothing_can_be_locked_or_marked_as_used(folder: Path, monkeypatch: pyte
     maker = Maker()
     assert [maker.obtain()[0] for _ in range(2)] == ["plan", "plan"]
     assert maker.built == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_process_does_not_keep_the_lock(folder: Path) -> None:
+    children = []
+
+    def build() -> tuple[str, bytes]:
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        children.append(child)
+        return "plan", b"plan"
+
+    def again() -> tuple[str, bytes]:
+        return "plan", b"plan"
+
+    try:
+        cache.obtain(KEY, lambda blob: "plan", build)
+        only(folder, "json").unlink()
+        done = ThreadPoolExecutor(1).submit(cache.obtain, KEY, lambda blob: "plan", again)
+        assert done.result(timeout=30)[0] == "plan"
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_two_may_clear_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    Maker().obtain()
+    found = cache._own_files(cache.directory())
+    cache.clear()
+    monkeypatch.setattr(cache, "_own_files", lambda folder: found)
+    assert cache.clear() == 0
 
 
 def test_no_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:

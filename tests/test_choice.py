@@ -47,7 +47,6 @@ class Machine:
             for precision, passed in accepted.items()
         ]
         variants.append(Variant(engine="other", precision="fp16", accepted=True))
-        variants.append(Variant(engine="stub", precision="fp16", files=("variants/absent.onnx",), accepted=True))
         manifest = Manifest.parse({**SPEC, "variants": variants})
         files = {ONNX: b"graph", **{f"variants/{precision}-stub.onnx": b"low" for precision in accepted}}
         return choice.fastest("stub", Bundle(Path("car.vdz"), manifest, files), self.open_in, FACTS | facts)
@@ -93,6 +92,18 @@ def test_int8_that_is_not_faster_is_not_taken(machine: Callable[..., Machine]) -
 )
 def test_lower_precision_must_gain_something(figures: dict[str, float], chosen: str) -> None:
     assert choice.choose(figures) == chosen
+
+
+@pytest.mark.parametrize(
+    "figures", ["[{}, []]", '[{"fp32": "x"}, []]', '[{"fp32": 1.0, "bf17": 0.5}, []]', '[{"fp32": Infinity}, []]', "7"]
+)
+def test_figures_that_nobody_wrote_are_measured_again(machine: Callable[..., Machine], figures: str) -> None:
+    machine(fp32=200.0, int8=300.0).fastest()
+    (kept,) = (entry for entry in cache.entries() if entry.key["engine"] == "precision of stub")
+    cache.keep(kept.key, figures.encode())
+    engine = machine(fp32=200.0, bf16=151.0, int8=63.1).fastest()
+    assert engine.precision == "int8"
+    assert "the engine refused it" in engine.notes[0]
 
 
 def test_choice_is_remembered(machine: Callable[..., Machine]) -> None:

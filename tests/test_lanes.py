@@ -1,6 +1,7 @@
 """Order, bounds and endings of work on several threads."""
 
 import gc
+import os
 import random
 import signal
 import subprocess
@@ -173,6 +174,29 @@ def test_iterator_lost_in_a_cycle_is_collected_on_any_thread() -> None:
     assert not lanes()
 
 
+def test_iterator_that_is_collected_under_a_lock_of_its_lanes_does_not_wait_for_them() -> None:
+    lock, working = threading.Lock(), threading.Event()
+
+    def work(item: int) -> int:
+        if item:
+            working.set()
+            with lock:
+                pass
+        return item
+
+    holder = [in_order(work, range(9), 1, 3)]
+    holder.append(holder)
+    with lock:
+        assert next(holder[0]) == 0
+        assert working.wait(30)
+        del holder
+        gc.collect()  # would wait for a lane that waits for the lock
+    deadline = time.monotonic() + 30
+    while lanes() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not lanes()
+
+
 STREAM = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
@@ -215,6 +239,26 @@ def run(code: str, *, interrupt: bool = False) -> subprocess.CompletedProcess[st
 def test_process_ends_with_a_stream_that_does_not(ending: str) -> None:
     done = run(ending)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+FORK = """
+import os
+next(stream)
+child = os.fork()
+try:
+    next(stream)
+except Exception as error:
+    print(child == 0, error, flush=True)
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_process_is_refused_a_stream_of_its_parent() -> None:
+    done = run(FORK)
+    assert done.returncode == 0
+    assert "True [predict] the stream was begun before this process was forked" in done.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")

@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,7 @@ def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("red")
     for name in ("images", "masks"):
         (root / name).mkdir()
+    (root / "labels.txt").write_text("background\nred\n")
     for index in range(50):
         pixels = picture(index)
         image.write(root / "images" / f"{index:02}.png", pixels)
@@ -108,7 +110,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def labelled(folder) -> data.Dataset:
-    return data.open(folder, labels=("background", "red"))
+    return data.open(folder)
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +144,15 @@ def test_verify_allows_what_was_accepted(easy, labelled, monkeypatch):
     """Logits may drift far where masks do not; the same variant is then known by its own drift."""
     from visdeploy import precision
 
-    assert Bundle.open(easy).manifest.tolerances["fp16"] == tolerance.LOGITS["fp16"]
     monkeypatch.setattr(precision, "relative_error", lambda answered, reference: 0.5)
     made = add_variants(Bundle.open(easy), PrecisionOptions("fp16", labelled))
-    assert made.manifest.tolerances == tolerance.LOGITS | {"fp16": 0.5 * tolerance.VARIANT_SLACK}
+    assert made.manifest.variant("tensorrt", "fp16").drift == 0.5
+    assert made.manifest.tolerances == tolerance.LOGITS
     monkeypatch.setattr(precision, "relative_error", lambda answered, reference: float("inf"))
     with pytest.raises(EngineError, match="fp16 for tensorrt has answers beyond its range"):
         add_variants(Bundle.open(easy), PrecisionOptions("fp16", labelled))
     made = add_variants(Bundle.open(easy), PrecisionOptions("fp16"))
-    assert made.manifest.tolerances == tolerance.LOGITS
+    assert made.manifest.variant("tensorrt", "fp16").drift is None
 
 
 def test_variants_answer_like_fp32(easy_with_variants):
@@ -244,6 +246,33 @@ def test_the_budget_decides(easy, labelled, monkeypatch):
     figures = iter([{"miou": 0.9, "dice": 1.0}, {"miou": 0.89, "dice": 1.0}])
     with pytest.raises(CheckFailedError, match=r"miou 0\.8900 .*a drop of 0\.0100, allowed 0\.0099"):
         add_variants(Bundle.open(easy), PrecisionOptions("fp16", labelled, max_drop=0.0099))
+
+
+def test_masks_without_foreground_decide_nothing(easy, labelled):
+    empty = [replace(item, load_mask=lambda: np.zeros((32, 64), np.uint8)) for item in labelled.val]
+    with pytest.raises(InputError, match="no held-out mask has a pixel of 'red'"):
+        add_variants(Bundle.open(easy), PrecisionOptions("fp16", replace(labelled, val=empty)))
+
+
+def test_a_variant_that_is_left_out_does_not_stay_from_before(easy_with_variants, labelled, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    options = PrecisionOptions("auto", labelled, engines=("openvino",))
+    made = add_variants(easy_with_variants, options)
+    assert made.manifest.variant("openvino", "int8") is None
+    assert not [name for name in made.files if "openvino" in name]
+    assert made.manifest.variant("onnxruntime", "int8") is not None
+
+
+def test_another_format_measures_what_it_is_given_data_for(run, easy, folder, tmp_path):  # noqa: F811
+    ungated, out = tmp_path / "ungated.vdz", tmp_path / "easy.xml"
+    options = ["--precision", "int8", "--format", "openvino", "--out", out]
+    assert run("export", easy, "--precision", "int8", "--engine", "openvino", "--out", ungated)[0] == 0
+    code, _, err = run("export", ungated, *options)
+    assert code == 0, err
+    assert "int8 for openvino was not accepted by any measurement" in err
+    code, _, err = run("export", ungated, *options, "--data", folder)
+    assert code == 0, err
+    assert "allowed 0.005: accepted" in err
 
 
 def test_without_labels_nothing_is_accepted(easy, folder):

@@ -356,7 +356,9 @@ def test_empty_stream_is_empty() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
+        ({"batch_size": 1.5}, "batch_size: expected a whole number of at least 1, got 1.5"),
+        ({"batch_size": "4"}, "batch_size: expected a whole number of at least 1, got '4'"),
         ({"color": "rbg"}, "color: expected rgb or bgr, got 'rbg'"),
         ({"threshold": 1.5}, "threshold: expected a probability between 0 and 1, got 1.5"),
         ({"threshold": float("nan")}, "threshold: expected a probability"),

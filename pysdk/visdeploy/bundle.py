@@ -22,6 +22,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from visdeploy.errors import BundleError, InputError
+from visdeploy.onnx_files import has_external_data
 from visdeploy.spec import MAX_BYTES, SCHEMA_VERSION, FileEntry, Manifest, Spec
 from visdeploy.whole_file import whole_file
 
@@ -70,6 +71,11 @@ class Bundle:
         for name, entry in manifest.files.items():
             if sums[name].sha256 != entry.sha256:
                 raise BundleError(f"{path}: {name} does not match the checksum in its manifest")
+            if name.endswith(".onnx") and has_external_data(files[name]):
+                raise BundleError(f"{path}: refused, {name} wants weights from files outside the bundle")
+        for variant in manifest.variants:
+            if absent := [name for name in variant.files if name not in files]:
+                raise BundleError(f"{path}: its manifest names {absent[0]}, which the bundle does not hold")
         opened = cls(path, manifest, files)
         opened._sums.update(sums)
         return opened

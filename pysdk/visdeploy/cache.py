@@ -172,8 +172,10 @@ def clear() -> int:
     """
     freed = 0
     for file in _own_files(directory()):
-        freed += file.stat().st_size
-        file.unlink()
+        with suppress(FileNotFoundError):  # another process may clear it too
+            size = file.stat().st_size
+            file.unlink()
+            freed += size
     return freed
 
 
@@ -277,7 +279,7 @@ def _read_entry(file: Path) -> Entry | None:
         key = {str(part): str(value) for part, value in facts["key"].items()}
         used = file.stat().st_mtime
         return Entry(file.stem, key, str(facts["sha256"]), int(facts["size"]), float(facts["made"]), used)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 
@@ -312,7 +314,9 @@ def _locked(path: Path) -> Iterator[None]:
     """Wait for other processes; where nothing can be locked, entries stay whole and work may be done twice."""
     with ExitStack() as stack:
         with suppress(OSError):
-            _wait_and_lock(stack.enter_context(path.open("ab")))
+            file = stack.enter_context(path.open("ab"))
+            _wait_and_lock(file)
+            stack.callback(_unlock, file)
         yield
 
 
@@ -326,11 +330,18 @@ if sys.platform == "win32":
             except OSError as error:  # it gives up after ten seconds
                 if error.errno != errno.EDEADLK:
                     raise
+
+    def _unlock(file: IO[bytes]) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
 else:
     import fcntl
 
     def _wait_and_lock(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
+
+    def _unlock(file: IO[bytes]) -> None:
+        # Closing does not do: a process that was forked meanwhile has the file open too.
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _reason(error: BaseException) -> str:

@@ -4,15 +4,23 @@ Note [threads that end]
 `ThreadPoolExecutor` ends its threads as soon as the main thread does, also under another thread that still reads
 answers; and a daemon's thread that is inside native code when the interpreter goes brings the process down. So these
 are daemons that `atexit` waits for: it runs when every thread but daemons is through.
+
+Note [lost iterators]
+The garbage collector closes an iterator that was lost on whatever thread it runs, which may hold the very lock that a
+lane waits for. There, lanes are only told to end.
 """
 
 import atexit
+import gc
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
+
+from visdeploy.errors import EngineError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -27,7 +35,9 @@ def in_order(work: Callable[[Item], Answer], items: Iterable[Item], lanes: int, 
 
     Raises:
         Exception: What `work` raised, in its turn; what `items` raised, after every answer before it.
+        EngineError: It was begun before this process was forked, so its threads are elsewhere.
     """
+    process = os.getpid()
     waiting: deque[Future[Answer]] = deque()
     failure: Exception | None = None
     unread: Iterator[Item] | None = iter(items)
@@ -48,6 +58,8 @@ def in_order(work: Callable[[Item], Answer], items: Iterable[Item], lanes: int, 
                     break
             if not waiting:
                 break
+            if os.getpid() != process:
+                raise EngineError("[predict] the stream was begun before this process was forked; begin it in this one")
             yield waiting.popleft().result()
         if failure is not None:
             raise failure
@@ -61,7 +73,7 @@ class _Threads:
     def __init__(self, work: Callable[[Any], Any], count: int) -> None:
         self._queue: SimpleQueue[tuple[Future[Any], Any] | None] = SimpleQueue()
         self._threads = [
-            threading.Thread(target=_serve, args=(work, self._queue), name=f"visdeploy-lane-{index}", daemon=True)
+            threading.Thread(target=self._serve, args=(work,), name=f"visdeploy-lane-{index}", daemon=True)
             for index in range(count)
         ]
 
@@ -83,24 +95,32 @@ class _Threads:
             pass
         for _ in self._threads:
             self._queue.put(None)
+        if threading.get_ident() in _collecting:  # see Note [lost iterators]
+            return
         for thread in self._threads:
-            # The garbage collector may close an iterator on any thread, these included.
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join()
         _open.discard(self)  # not before: whoever is interrupted here leaves the rest to `atexit`
 
-
-def _serve(work: Callable[[Any], Any], queue: "SimpleQueue[tuple[Future[Any], Any] | None]") -> None:
-    while (entry := queue.get()) is not None:
-        future, item = entry
-        try:
-            future.set_result(work(item))
-        except BaseException as error:  # raised again where the answer is asked for
-            future.set_exception(error)
-        del entry, future, item  # or what came last stays in memory while this waits
+    def _serve(self, work: Callable[[Any], Any]) -> None:
+        while (entry := self._queue.get()) is not None:
+            future, item = entry
+            try:
+                future.set_result(work(item))
+            except BaseException as error:  # raised again where the answer is asked for
+                future.set_exception(error)
+            del entry, future, item  # or what came last stays in memory while this waits
+        if all(thread is threading.current_thread() or not thread.is_alive() for thread in self._threads):
+            _open.discard(self)
 
 
 _open: set[_Threads] = set()
+_collecting: set[int] = set()
+
+
+@gc.callbacks.append
+def _mark_collector(phase: str, _: dict[str, int]) -> None:
+    (_collecting.add if phase == "start" else _collecting.discard)(threading.get_ident())
 
 
 @atexit.register

@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from visdeploy import golden as goldens
-from visdeploy import tiling, tolerance
+from visdeploy import tiling
 from visdeploy.bundle import GOLDEN, Bundle
 from visdeploy.calibration import Calibration, golden_images, prepare_images
 from visdeploy.data import Dataset, Item
@@ -115,15 +115,13 @@ def add_variants(bundle: Bundle, options: PrecisionOptions, *, progress: Callabl
                 if options.precision != "auto":
                     raise
                 say(f"{precision} for {engine} left out: {error}")
-                continue
-            replaced = variants.get((engine, precision))
+                variant, made = None, {}
+            replaced = variants.pop((engine, precision), None)
             files = {name: data for name, data in files.items() if replaced is None or name not in replaced.files}
             files |= made
-            variants[engine, precision] = variant
-    tolerances = {**bundle.manifest.tolerances}
-    for accepted, drift in gate.drifts.items():
-        tolerances[accepted] = max(tolerances.get(accepted, 0), drift * tolerance.VARIANT_SLACK)
-    manifest = bundle.manifest.model_copy(update={"variants": tuple(variants.values()), "tolerances": tolerances})
+            if variant is not None:
+                variants[engine, precision] = variant
+    manifest = bundle.manifest.model_copy(update={"variants": tuple(variants.values())})
     return Bundle(bundle.path, manifest, files)
 
 
@@ -131,7 +129,9 @@ def _calibrate(bundle: Bundle, options: PrecisionOptions, say: Callable[[str], N
     """Return the images for int8; none where no int8 is to be made."""
     spec, data = bundle.manifest, options.data
     if isinstance(data, Dataset) and data.labels != spec.labels:
-        raise InputError(f"[export] data: its labels are {data.labels}, the bundle's {spec.labels}")
+        raise InputError(
+            f"[export] data: its labels are {data.labels}, the bundle's {spec.labels}; labels.txt names those of a folder"
+        )
     if not isinstance(data, Dataset):
         say("without labels nothing is measured, and the variants are only loaded by name")
     if all(precision != "int8" for _, precision in options.kinds):
@@ -221,13 +221,18 @@ class _Gate:
     Attributes:
         bundle: With fp32 alone.
         data: What is measured on, if there are labels.
-        drifts: How far the golden logits moved at most in each accepted precision.
     """
 
     def __init__(self, bundle: Bundle, options: PrecisionOptions) -> None:
         self.bundle, self._max_drop = bundle, options.max_drop
         self.data = options.data if isinstance(options.data, Dataset) else None
-        self.drifts: dict[str, float] = {}
+        if self.data is not None and bundle.manifest.binary:
+            foreground = 0 if bundle.manifest.background == 1 else 1
+            if not any((item.load().mask == foreground).any() for item in self.data.val):
+                raise InputError(
+                    f"[export] data: no held-out mask has a pixel of {bundle.manifest.labels[foreground]!r}, so a "
+                    "model that finds nothing would pass"
+                )
         self._golden = goldens.unpack(bundle.read(GOLDEN), str(bundle.path))
         self._fp32: dict[str, float] = {}
 
@@ -249,13 +254,12 @@ class _Gate:
             )
         drop = self._fp32[engine] - value
         accepted = drop <= self._max_drop
-        if accepted:
-            self.drifts[variant.precision] = max(drift, self.drifts.get(variant.precision, 0))
         return variant.model_copy(
             update={
                 "metric": name,
                 "value": value,
                 "drop": drop,
+                "drift": drift,
                 "accepted": accepted,
                 "measured_on": None if engine == variant.engine else engine,
                 "images": len(self._items),

@@ -140,8 +140,8 @@ class Predictor:
         """
         if batch_size is None:
             batch_size = getattr(self.engine, "preferred_batch", 1)
-        if batch_size < 1:
-            raise InputError(f"[stream] batch_size: expected at least 1, got {batch_size}")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"[stream] batch_size: expected a whole number of at least 1, got {batch_size!r}")
         if color not in get_args(Color):
             raise InputError(f"[stream] color: expected rgb or bgr, got {color!r}")
         sources: Any = images

@@ -41,17 +41,18 @@ class Comparison:
     def lines(self) -> list[str]:
         """Return what there is to say beside the regressions, one sentence each."""
         said = [self.note] if self.note else []
-        said += [f"only in {self.baseline}: {name}" for name in self.missing]
         return said + [f"not in {self.baseline}: {name}" for name in self.new]
 
     def require(self) -> None:
-        """Raise CheckFailedError, naming everything that regressed."""
+        """Raise CheckFailedError, naming everything that regressed, or was measured then and not now."""
         if self.regressed:
             slower = "; ".join(
                 f"{change.name}: {change.now:.3g} times the reference, was {change.before:.3g}"
                 for change in self.regressed
             )
             raise CheckFailedError(f"slower than {self.baseline}: {slower}")
+        if self.missing:
+            raise CheckFailedError(f"not measured, and in {self.baseline}: {'; '.join(self.missing)}")
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,7 @@ class Variant(BaseModel):
         metric: Name of the figure that was compared with that of fp32; None where nobody gave data to measure on.
         value: That figure.
         drop: How much lower it is than that of fp32.
+        drift: How far its golden logits are from those of fp32, of the largest.
         measured_on: The engine that it was measured on, where `engine` could not run there.
         images: Number of images it was measured on.
         calibration: sha256 of the calibration images, for int8.
@@ -191,6 +192,7 @@ class Variant(BaseModel):
     metric: str | None = None
     value: FiniteFloat | None = None
     drop: FiniteFloat | None = None
+    drift: Annotated[FiniteFloat, Field(ge=0)] | None = None
     measured_on: str | None = None
     images: int = 0
     calibration: str | None = None

@@ -185,6 +185,10 @@ def compete(
         MissingDependencyError: No engine is installed, or one that was named is not.
     """
     _check_arguments(batches, clients, duration)
+    # More than the network takes at once would be measured as what it takes.
+    batches = sorted({min(batch, bundle.manifest.max_batch) for batch in batches})
+    engines = None if engines is None else list(dict.fromkeys(engines))
+    precisions = None if precisions is None else list(dict.fromkeys(precisions))
     if not images:
         raise InputError("[benchmark] images: expected at least one, got none")
     say = progress or (lambda line: None)

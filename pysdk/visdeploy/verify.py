@@ -268,7 +268,9 @@ def _postprocessing(recorded: Sequence[Golden], spec: Manifest) -> Row:
 def _golden_rows(predictor: Predictor, recorded: Sequence[Golden], ran: Mapping[str, str]) -> list[Row]:
     spec, precision, infer = predictor.spec, ran["precision"], predictor.engine.infer
     errors = [relative_error(tiling.answer(infer, golden.pixels, spec), golden.logits) for golden in recorded]
-    limit = spec.tolerances.get(precision, tolerance.LOGITS[precision])
+    variant = spec.variant(predictor.engine.name, precision)
+    own = variant.drift if variant is not None and variant.accepted and variant.drift is not None else 0.0
+    limit = max(spec.tolerances.get(precision, tolerance.LOGITS[precision]), own * tolerance.VARIANT_SLACK)
     answered = [_classes(result) for result in predictor.stream([golden.source for golden in recorded])]
     compared = _against_golden(answered, recorded, spec)
     return [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from visdeploy.verify import Report
 
 # The engine that a format is for, whose variants are all that it needs.
-_ENGINES = {"engine": ("tensorrt",), "openvino": ("openvino",), "pt2": ()}
+_ENGINES = {"engine": ("tensorrt",), "openvino": ("openvino",), "pt2": None}
 
 
 @app.command()
@@ -65,6 +65,8 @@ def export(
         )
     if format != "bundle" and engine:
         raise InputError(f"[export] --engine goes with --format bundle; {format} says itself what it is for")
+    if format == "pt2" and precision != "fp32":
+        raise InputError(f"[export] --format pt2 is fp32; {precision} goes with bundle, engine and openvino")
     wanted = None
     if precision != "fp32":
         from visdeploy.precision import PrecisionOptions
@@ -123,13 +125,22 @@ def _as_bundle(
 
     if _is_bundle(source):
         held = Bundle.open(source)
-        if wanted is None or all(held.manifest.variant(*kind) is not None for kind in wanted.kinds):
+        if wanted is None or (wanted.data is None and all(_holds(held, *kind) for kind in wanted.kinds)):
             yield held
             return
     with TemporaryDirectory() as folder:
         made = Path(folder) / "model.vdz"
         _make_bundle(source, made, spec, golden, wanted)
         yield Bundle.open(made)
+
+
+def _holds(bundle: "Bundle", engine: str, precision: str) -> bool:
+    variant = bundle.manifest.variant(engine, precision)
+    if variant is None or not variant.files:
+        return False
+    if not variant.accepted:
+        note(f"{precision} for {engine} was not accepted by any measurement")
+    return True
 
 
 def _make_engine(bundle: "Bundle", out: Path, options: dict[str, Any], as_json: bool) -> None:

@@ -115,7 +115,7 @@ def benchmark(
         for table in tables.of_figures(figures):
             tables.console().print(table)
     best = max(rate for entry in figures.entries for rate in entry.images_per_second.values())
-    if minimum is not None and best < minimum:
+    if minimum is not None and not best >= minimum:
         raise CheckFailedError(f"{bundle}: {best:.1f} images/s, below {minimum}")
     if stored is not None:
         comparison = stored.compare(figures, tolerance=tolerance)

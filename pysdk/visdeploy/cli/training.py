@@ -142,5 +142,5 @@ def val(
         for name, value in figures.items():
             print(f"{name:<24} {value:.4f}")
     score = headline(figures)
-    if minimum is not None and figures[score] < minimum:
+    if minimum is not None and not figures[score] >= minimum:
         raise CheckFailedError(f"{bundle}: {score} is {figures[score]:.4f}, below {minimum}")

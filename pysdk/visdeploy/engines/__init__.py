@@ -107,8 +107,8 @@ def open_engine(
     own = _DEVICES.get(name, "cpu")
     if device not in ("auto", own):
         raise UnsupportedError(f"[load] device: {name} runs on {own} alone; expected auto or {own}, got {device!r}")
-    if num_threads is not None and not 1 <= num_threads <= _MAX_THREADS:
-        raise InputError(f"[load] num_threads: expected 1 to {_MAX_THREADS}, got {num_threads}")
+    if num_threads is not None and (type(num_threads) is not int or not 1 <= num_threads <= _MAX_THREADS):
+        raise InputError(f"[load] num_threads: expected 1 to {_MAX_THREADS}, got {num_threads!r}")
     adapter = load_adapter(name)
     threads = num_threads or cpu_quota()
 

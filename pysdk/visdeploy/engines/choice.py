@@ -1,8 +1,9 @@
 """Which precision `auto` is: speed does not travel with a bundle, so it is measured on the machine that serves."""
 
 import json
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ def fastest(name: str, bundle: Bundle, open_in: Callable[[str], Engine], facts: 
     accepted = [
         entry
         for entry in sorted(bundle.manifest.variants, key=lambda entry: PRECISIONS.index(entry.precision))
-        if entry.engine == name and entry.accepted and all(file in bundle.files for file in entry.files)
+        if entry.engine == name and entry.accepted
     ]
     if not accepted:
         return open_in("fp32")
@@ -60,7 +61,8 @@ def fastest(name: str, bundle: Bundle, open_in: Callable[[str], Engine], facts: 
         "candidates": " ".join([entry.precision for entry in accepted] + files),
         **facts,
     }
-    figures, origin = cache.obtain(key, lambda blob: _Figures(*json.loads(blob.tobytes())), measure)
+    candidates = {"fp32", *(entry.precision for entry in accepted)}
+    figures, origin = cache.obtain(key, lambda blob: _Figures.read(blob.tobytes(), candidates), measure)
     chosen = choose(figures.milliseconds)
     engine = opened.pop(chosen, None) or open_in(chosen)
     for other in opened.values():
@@ -75,6 +77,16 @@ def fastest(name: str, bundle: Bundle, open_in: Callable[[str], Engine], facts: 
 class _Figures(NamedTuple):
     milliseconds: dict[str, float]
     refused: list[str]
+
+    @classmethod
+    def read(cls, blob: bytes, candidates: Collection[str]) -> "_Figures":
+        """Raise ValueError for what `measure` cannot have written."""
+        milliseconds, refused = json.loads(blob)
+        if not {"fp32"} <= milliseconds.keys() <= set(candidates) or not all(
+            isinstance(figure, float) and 0 < figure < math.inf for figure in milliseconds.values()
+        ):
+            raise ValueError(f"expected milliseconds by precision, got {milliseconds!r:.80}")
+        return cls(milliseconds, [str(sentence) for sentence in refused])
 
 
 def choose(figures: Mapping[str, float]) -> str:

@@ -137,7 +137,7 @@ def export_engine(
         InputError: `path` cannot be written.
     """
     path = Path(path)
-    if not path.name or not path.parent.is_dir():
+    if not path.name or not path.parent.is_dir() or path.is_dir() or sidecar_path(path).is_dir():
         raise InputError(f"cannot write {path}: expected the name of a file, in a folder that exists")
     device = find_device()[0]
     plan = build(
