@@ -410,13 +410,17 @@ def test_the_command_line(run, easy, folder, tmp_path):  # noqa: F811
     assert "onnxruntime int8" in (table := run("inspect", out)[1])
     assert "not measured, loaded by name only" in table
     assert len(err.splitlines()) < 8  # of ours: the libraries' own is not shown
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("images", "masks"):  # and no labels.txt
+        (other / name).symlink_to(folder / name)
     for arguments, sentence in (
         (["--precision", "auto"], "as --data"),
         (["--precision", "int9"], "expected auto"),
         ([], "is a bundle: it takes --precision"),
         (["--data", folder], "go with --precision"),
         ([*options, "--data", tmp_path / "nowhere"], "expected a folder"),
-        ([*options, "--data", folder], "its labels are"),
+        ([*options, "--data", other], "its labels are"),
     ):
         code, _, err = run("export", easy, "--out", tmp_path / "none.vdz", *arguments)
         assert code == 2

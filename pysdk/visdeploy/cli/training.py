@@ -134,7 +134,10 @@ def val(
     dataset = open_data(data, format, masks)
     with load(bundle, engine=engine, precision=precision) as predictor:
         if dataset.labels != predictor.spec.labels:
-            raise InputError(f"[val] data: its labels are {dataset.labels}, the bundle's {predictor.spec.labels}")
+            raise InputError(
+                f"[val] data: its labels are {dataset.labels}, the bundle's {predictor.spec.labels}; labels.txt names "
+                "those of a folder"
+            )
         figures = evaluate(predictor, dataset.val)
     if as_json:
         print(json.dumps(figures))
