@@ -130,7 +130,8 @@ def _calibrate(bundle: Bundle, options: PrecisionOptions, say: Callable[[str], N
     spec, data = bundle.manifest, options.data
     if isinstance(data, Dataset) and data.labels != spec.labels:
         raise InputError(
-            f"[export] data: its labels are {data.labels}, the bundle's {spec.labels}; labels.txt names those of a folder"
+            f"[export] data: its labels are {data.labels}, the bundle's {spec.labels}; labels.txt names those of a "
+            "folder"
         )
     if not isinstance(data, Dataset):
         say("without labels nothing is measured, and the variants are only loaded by name")
