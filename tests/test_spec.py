@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,3 +134,8 @@ def test_manifest_knows_its_activation() -> None:
 def test_manifest_survives_json() -> None:
     manifest = Manifest.parse(parse(metrics={"dice": 0.25}, palette=[(0, 0, 0), (9, 8, 7)]))
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
+
+
+def test_every_field_is_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "spec.md").read_text()
+    assert [field for field in Spec.model_fields if f"`{field}`" not in page] == []

@@ -126,15 +126,17 @@ class Figures:
         """What the ratios are to: the first engine in fp32, or the first there is."""
         return next((entry for entry in self.entries if entry.precision == "fp32"), self.entries[0])
 
-    def ratios(self) -> dict[str, float]:
-        """Return how many times faster everything was than the reference in the same round, as the median of rounds.
+    def ratios(self, quantile: float = 0.5) -> dict[str, float]:
+        """Return how many times faster everything was than the reference in the same round, as a quantile of rounds.
 
         Each way of use is held against the same of the reference, and the reference's own against its single calls.
         """
         reference = self.reference
         single = reference.rates[SINGLE]
         return {
-            f"{entry.name}, {use}": float(np.median(np.divide(rates, single if entry is reference else same)))
+            f"{entry.name}, {use}": float(
+                np.quantile(np.divide(rates, single if entry is reference else same), quantile)
+            )
             for entry in self.entries
             for (use, rates), same in zip(entry.rates.items(), reference.rates.values(), strict=True)
         }
