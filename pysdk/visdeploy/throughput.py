@@ -133,10 +133,12 @@ class Figures:
         """
         reference = self.reference
         single = reference.rates[SINGLE]
+
+        def times(entry: Entry, rates: Sequence[float], same: Sequence[float]) -> float:
+            return float(np.quantile(np.divide(rates, single if entry is reference else same), quantile))
+
         return {
-            f"{entry.name}, {use}": float(
-                np.quantile(np.divide(rates, single if entry is reference else same), quantile)
-            )
+            f"{entry.name}, {use}": times(entry, rates, same)
             for entry in self.entries
             for (use, rates), same in zip(entry.rates.items(), reference.rates.values(), strict=True)
         }
