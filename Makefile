@@ -97,7 +97,7 @@ clean:
 	rm -rf .venv build dist demo_out
 
 .venv/.tools:
-	@echo "Filling .venv: about 3.3 GB to download and 6.4 GB on disk, most of it torch. pip stays quiet for some minutes."
+	@echo "Filling .venv: about 3.5 GB to download and 6.9 GB on disk, most of it torch. pip stays quiet for some minutes."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25" "scikit-build-core>=1.1" "pybind11>=3.1" "cmake>=3.26" ninja
 	@touch $@
