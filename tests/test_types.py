@@ -166,3 +166,19 @@ def test_supervision_gets_a_mask_and_a_box_per_class(
     assert detections.class_id.tolist() == [0, 1]
     empty = nothing.to_supervision()
     assert (empty.mask.shape, empty.xyxy.shape) == ((0, 30, 40), (0, 4))
+
+
+@pytest.mark.parametrize("size", [(192, 256), (288, 384)])
+def test_names_stand_on_a_dark_box_that_holds_all_of_them(size: tuple[int, int]) -> None:
+    model = stub.predictor(labels=["vehicle", "gypsum wall", "background"])
+    picture = blocks(*size) // 2 + 127  # bright, and of the same classes
+    result = model(picture)
+    drawn = result.plot(opacity=0).array
+    dark = np.flatnonzero((drawn[:90] < 60).all(2).any(0))
+    white = np.flatnonzero((drawn[:90] > 200).all(2).any(0))
+    assert result.masks is not None
+    assert len(result.masks.labels) == 2
+    assert dark[0] < white[0]
+    assert white[-1] < dark[-1]
+    untouched = drawn[:90, dark[-1] + 1 :].min(2)
+    assert untouched.max() < 200

@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from visdeploy.benchmark import STAGES, Measurement
+from visdeploy.benchmark import STAGES, Measurement, Quantiles
 from visdeploy.spec import Manifest, Variant
 from visdeploy.throughput import Figures
 from visdeploy.verify import Report
 
-# Wide enough for every table when the output is a file and has no width of its own.
-_PIPE_WIDTH = 170
+# A file has no width of its own: nothing written to one is wrapped.
+_PIPE_WIDTH = 100_000
+# So many ways of use stand next to each other in 80 columns; more of them go into a table of their own.
+_USES = 4
+_MARKS = ("p50", "p95", "p99")
 
 
 def console() -> Console:
@@ -22,74 +27,83 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
 
 
-def of_report(report: Report) -> Table:
-    """Return one line per verified stage, and below what could not be verified here."""
+def of_report(report: Report) -> Group:
+    """Return one line per verified stage, and below what drifted where and what could not be verified here."""
     own = f", {report.own_images} images against {report.reference}" if report.own_images else ""
-    title = f"{escape(report.bundle)}: {report.images} golden images{own}"
-    not_run = "\n".join(f"not run here: {entry.what}: {entry.why}" for entry in report.not_run)
-    table = Table(title=title, title_justify="left", caption=escape(not_run) or None, caption_justify="left")
-    for heading in ("stage", "engine", "error", "limit", "", "changed pixels", "Dice", "worst image", "verdict"):
-        right = heading in ("error", "limit", "changed pixels", "Dice")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    table = _table("stage", "engine", "error", "limit", "changed px", "Dice", "verdict", left=("stage", "verdict"))
+    units: dict[str, dict[str, None]] = {}
+    drifted = []
     for row in report.rows:
-        dice = "" if row.dice is None else f"{row.dice:.5f}"
-        changed = "" if row.changed is None else f"{row.changed:,} of {row.pixels:,}"
-        verdict = "[green]same[/]" if row.ok else "[bold red]DRIFTED[/]"
-        figures = f"{row.error:.2g}", f"{row.limit:.2g}", row.unit, changed, dice
-        table.add_row(row.stage, escape(row.ran_on) or "any", *figures, escape(Path(row.worst).name), verdict)
-    return table
+        share = "a share " if row.unit.startswith("of ") else ""
+        pixels = "" if row.pixels is None else f"; changed px are of {row.pixels:,}"
+        units.setdefault(f"{share}{row.unit}{pixels}", {})[row.stage] = None
+        if not row.ok:
+            where = f": worst in {Path(row.worst).name}" if row.worst else ""
+            drifted.append(f"drifted: {row.stage}{f' on {row.ran_on}' if row.engine else ''}{where}")
+        table.add_row(
+            row.stage,
+            escape(row.ran_on) or "any",
+            f"{row.error:.2g}",
+            f"{row.limit:.2g}",
+            "" if row.changed is None else f"{row.changed:,}",
+            "" if row.dice is None else f"{row.dice:.5f}",
+            "[green]same[/]" if row.ok else "[bold red]DRIFTED[/]",
+        )
+    notes = [f"error of {', '.join(stages)}: {unit}" for unit, stages in units.items()]
+    notes += drifted
+    notes += [f"not run here: {entry.what}: {entry.why}" for entry in report.not_run]
+    return _titled(f"{report.bundle}: {report.images} golden images{own}", table, notes)
 
 
-def of_measurements(measurements: Sequence[Measurement]) -> Table:
-    """Return one line per engine: p50 (p95, p99) milliseconds of each stage."""
-    count = measurements[0].samples
-    table = Table(title=f"milliseconds per image: p50 (p95, p99), n = {count}", title_justify="left")
-    table.add_column("engine", no_wrap=True)
-    for stage in STAGES:
-        table.add_column(stage, justify="right")
-    table.add_column("images/s", justify="right")
+def of_measurements(measurements: Sequence[Measurement]) -> Group:
+    """Return three lines per engine: p50, p95 and p99 milliseconds of each stage."""
+    table = _table("engine", "", *(f"{stage}\nms" for stage in STAGES), "images/s", left=("",))
     for measured in measurements:
-        cells = []
-        for stage in STAGES:
-            marks = measured.stages[stage]
-            cells.append(f"{marks.p50:.2f} ({marks.p95:.2f}, {marks.p99:.2f})")
-        table.add_row(f"{measured.engine} {measured.precision}", *cells, f"{measured.images_per_second:.1f}")
-    return table
+        cells = ["\n".join(_quantiles(measured.stages[stage], 2)) for stage in STAGES]
+        name = f"{measured.engine} {measured.precision}"
+        table.add_row(escape(name), "\n".join(_MARKS), *cells, f"{measured.images_per_second:.1f}")
+    return _titled(f"time of one image, n = {measurements[0].samples}", table)
 
 
-def of_figures(figures: Figures) -> list[Table]:
-    """Return two tables with a line per engine and precision: speed, then what it costs and what it answers."""
-    ratios, uses = figures.ratios(), list(figures.reference.rates)
-    title = f"{escape(figures.bundle)}: images/s, and ratio to the same of {escape(figures.reference.name)}"
-    speed = Table(title=title, title_justify="left")
-    speed.add_column("engine", no_wrap=True)
-    for heading in (*uses, "call p50 (p95, p99) ms", f"{uses[-1]}' calls"):
-        speed.add_column(heading, justify="right")
-    below = [f"{entry.name}: {note}" for entry in figures.entries for note in entry.notes]
-    below += [f"not run here: {entry.what}: {entry.why}" for entry in figures.not_run]
-    caption = escape("\n".join(below)) or None
-    cost = Table(title="what it costs", title_justify="left", caption=caption, caption_justify="left")
-    cost.add_column("engine", no_wrap=True)
-    for heading in ("load s", "first result s", "memory MB", "peak MB", *STAGES[:-1], "changed pixels", "Dice", "drop"):
-        cost.add_column(heading, justify="right")
+def of_figures(figures: Figures) -> list[Group]:
+    """Return tables with a line per engine and precision: speed, time of a call, stages, cost and answers."""
+    ratios, reference = figures.ratios(), figures.reference
+    uses = list(reference.rates)
+    made = []
+    for start in range(0, len(uses), _USES):
+        shown = uses[start : start + _USES]
+        speed = _table("engine", *(use.replace(" ", "\n", 1) for use in shown))
+        for entry in figures.entries:
+            rates = entry.images_per_second
+            speed.add_row(entry.name, *(f"{rates[use]:.1f} {ratios[f'{entry.name}, {use}']:.2f}x" for use in shown))
+        title = f"{figures.bundle}: images/s, and times the same use of {reference.name}"
+        made.append(_titled(f"{title} (its own uses: times its single calls)", speed))
+    calls = _table("engine", *(f"{mark} ms\n{of}" for of in ("single", "clients") for mark in _MARKS))
+    stages = _table("engine", *(f"{stage} ms" for stage in STAGES[:-1]))
+    cost = _table("engine", "version", "load s", "first\nresult s", "memory\nMB", "peak\nMB", left=("version",))
+    answers = _table("engine", "changed px", "Dice", "drop")
     for entry in figures.entries:
-        rates = [f"{rate:.1f} ({ratios[f'{entry.name}, {use}']:.2f}x)" for use, rate in entry.images_per_second.items()]
-        marks = [f"{m.p50:.1f} ({m.p95:.1f}, {m.p99:.1f})" for m in (entry.latency, entry.client_latency)]
-        speed.add_row(f"{entry.engine} {entry.version} {entry.precision}", *rates, *marks)
-        memory = ["" if size is None else f"{size:.0f}" for size in (entry.memory_mb, entry.peak_mb)]
-        stages = [f"{entry.stages[stage]:.2f}" for stage in STAGES[:-1]]
+        calls.add_row(entry.name, *_quantiles(entry.latency, 1), *_quantiles(entry.client_latency, 1))
+        stages.add_row(entry.name, *(f"{entry.stages[stage]:.2f}" for stage in STAGES[:-1]))
+        memory = ("" if size is None else f"{size:.0f}" for size in (entry.memory_mb, entry.peak_mb))
+        cost.add_row(entry.name, entry.version, f"{entry.load_s:.2f}", f"{entry.first_result_s:.2f}", *memory)
         changed = "" if entry.changed is None else f"{entry.changed:,} of {entry.pixels:,}"
         dice = "" if entry.dice is None else f"{entry.dice:.5f}"
-        drop = "" if entry.drop is None else f"{entry.drop:.4f} {entry.metric}"
-        cost.add_row(
-            entry.name, f"{entry.load_s:.2f}", f"{entry.first_result_s:.2f}", *memory, *stages, changed, dice, drop
-        )
-    return [speed, cost]
+        answers.add_row(entry.name, changed, dice, "" if entry.drop is None else f"{entry.drop:.4f} {entry.metric}")
+    below = [f"{entry.name}: {note}" for entry in figures.entries for note in entry.notes]
+    below += [f"not run here: {entry.what}: {entry.why}" for entry in figures.not_run]
+    return [
+        *made,
+        _titled(f"time of a call: of single calls, and of calls of {uses[-1]} at once", calls),
+        _titled("stages of a single call, median", stages),
+        _titled("load and memory", cost),
+        _titled("answers on the golden images; drop: below fp32, measured at export", answers, below),
+    ]
 
 
-def of_manifest(path: str, manifest: Manifest) -> Table:
+def of_manifest(path: str, manifest: Manifest) -> Group:
     """Return the manifest, one field a line."""
-    table = Table(title=escape(path), title_justify="left", show_header=False)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in manifest.model_dump(mode="json", exclude={"files", "palette", "labels", "variants"}).items():
@@ -103,7 +117,29 @@ def of_manifest(path: str, manifest: Manifest) -> Table:
         table.add_row(f"label {index}", f"[rgb({color[0]},{color[1]},{color[2]})]██[/] {escape(label)}{note}")
     for name, entry in manifest.files.items():
         table.add_row(name, f"{entry.size:,} bytes, sha256 {entry.sha256[:16]}…")
+    return _titled(path, table)
+
+
+def _table(*headings: str, left: Sequence[str] = ()) -> Table:
+    """Return a table without a frame; what it cannot spare is never cut, and only the engine's name may fold."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        if heading == "engine":
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="left" if heading in left else "right", no_wrap=True)
     return table
+
+
+def _titled(title: str, table: Table, notes: Sequence[str] = ()) -> Group:
+    """Return lines of their own instead of a title and a caption, which would be wrapped to the table's width."""
+    return Group(
+        Text(title, style="bold", overflow="fold"), table, *(Text(note, overflow="fold") for note in notes), ""
+    )
+
+
+def _quantiles(marks: Quantiles, digits: int) -> list[str]:
+    return [f"{mark:.{digits}f}" for mark in (marks.p50, marks.p95, marks.p99)]
 
 
 def _verdict(variant: Variant) -> str:

@@ -235,16 +235,18 @@ def _as_text(rle: Rle) -> Rle:
 
 
 def _draw_legend(drawn: NDArray[np.uint8], entries: list[tuple[str, tuple[int, int, int]]]) -> None:
+    """White names on a darkened box: an outline would have to advance as the letters do, and hides small ones."""
     height, width = drawn.shape[:2]
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.5, min(height, width) / 1100)
+    line, margin, side = round(34 * scale), round(14 * scale), round(20 * scale)
+    entries = entries[: (height - 2 * margin) // line]
     if not entries or min(height, width) < 120:
         return
-    scale = max(0.35, min(height, width) / 1100)
-    line = round(28 * scale)
+    widest = max(cv2.getTextSize(name, font, scale, 1)[0][0] for name, _ in entries)
+    left = round(2.2 * margin) + side
+    box = drawn[margin : 2 * margin + len(entries) * line, margin : left + widest + margin]
+    box //= 5
     for row, (name, color) in enumerate(entries):
-        top = line // 2 + row * line
-        if top + line > height:
-            return
-        cv2.rectangle(drawn, (line // 2, top), (line // 2 + round(0.7 * line), top + round(0.7 * line)), color, -1)
-        place = (round(1.5 * line), top + round(0.6 * line))
-        for shade, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(drawn, name, place, cv2.FONT_HERSHEY_SIMPLEX, scale, shade, thickness, cv2.LINE_AA)
+        start, foot = round(1.5 * margin), round(1.5 * margin + (row + 0.75) * line)
+        cv2.rectangle(drawn, (start, foot - side), (start + side, foot), color, -1)
+        cv2.putText(drawn, name, (left, foot), font, scale, (255, 255, 255), 1, cv2.LINE_AA)
