@@ -176,7 +176,7 @@ def test_wrong_options_are_named(tmp_path, changes, sentence):
         options(tmp_path, **changes)
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing", None])
+@pytest.mark.parametrize("content", [b"", b"nothing", b"hello\n", None])
 def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path, content):
     path = tmp_path / "model.pt"
     if content is None:

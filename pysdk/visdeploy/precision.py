@@ -64,8 +64,8 @@ class PrecisionOptions:
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *get_args(Precision)):
             raise InputError(
-                f"[export] precision: expected auto, {', '.join(get_args(Precision))}, got {self.precision!r}; "
-                "every bundle has fp32"
+                f"[export] precision: expected fp32, auto, {', '.join(get_args(Precision))}, got {self.precision!r}; "
+                "every bundle has fp32 already"
             )
         if not 0 <= self.max_drop < 1:
             raise InputError(f"[export] max_drop: expected a share from 0 to 1, got {self.max_drop}")
@@ -274,7 +274,8 @@ class _Gate:
         where = f" (on {variant.measured_on})" if variant.measured_on else ""
         return (
             f"{variant.metric} {variant.value:.4f}{where} on {variant.images} images, fp32 {fp32:.4f}: "
-            f"a drop of {variant.drop:.4f}, allowed {self._max_drop:g}"
+            f"a {'gain' if variant.drop < 0 else 'drop'} of {abs(variant.drop):.4f}, allowed "
+            f"{'a drop of ' if variant.drop < 0 else ''}{self._max_drop:g}"
         )
 
     @property
