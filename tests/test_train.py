@@ -169,7 +169,13 @@ def test_a_folder_with_another_run_is_refused(discs, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [({"epochs": (1, 2)}, "epochs"), ({"batch": 0}, "batch"), ({"lr": -1.0}, "lr"), ({"epochs": (0,)}, "epochs")],
+    [
+        ({"epochs": (1, 2)}, "epochs"),
+        ({"batch": 0}, "batch"),
+        ({"lr": -1.0}, "lr"),
+        ({"epochs": (0,)}, "epochs"),
+        ({"ema": 1.0}, "ema"),
+    ],
 )
 def test_wrong_options_are_named(tmp_path, changes, sentence):
     with pytest.raises(InputError, match=sentence):
@@ -193,6 +199,8 @@ def test_a_mistake_leaves_no_run_behind(discs, tmp_path):
     dataset = data.open(discs)
     with pytest.raises(InputError, match="did you mean"):
         fit(dataset, options(tmp_path / "run", encoder="resnet33"))
+    with pytest.raises(InputError, match="holds no run to continue"):
+        fit(dataset, options(tmp_path / "run"), resume=True)
     with pytest.raises(InputError, match="multiples of 32"):
         fit(dataset, options(tmp_path / "run", sizes=((50, 64),)))
     assert not (tmp_path / "run").exists()

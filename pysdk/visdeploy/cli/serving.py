@@ -145,7 +145,7 @@ def verify(
 
     report = replay(
         bundle,
-        engines=unless_all(engine),
+        engines=engine,
         precisions=unless_all(precision),
         images=image_files([images]) if images is not None else (),
         files=file or (),
