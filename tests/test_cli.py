@@ -64,7 +64,11 @@ def one_sentence(text: str) -> bool:
         (["export", "m.onnx", "--out", "x.vdz"], 2, "--spec"),
         (["export", "photo.jpg", "--out", "x.vdz"], 2, "photo.jpg is not a file of weights"),
         (["export", ".", "--out", "x.vdz"], 2, "holds no finished run"),
-        (["export", "m.onnx", "--out", "x.vdz", "--precision", "fp8"], 2, "expected fp32, auto, fp16, bf16, int8"),
+        (
+            ["export", "m.onnx", "--out", "x.vdz", "--precision", "fp8"],
+            2,
+            "expected auto or fp32 or fp16 or bf16 or int8, got 'fp8'",
+        ),
         (["export", "photo.jpg", "--out", "x.xml"], 2, "give --format openvino"),
         (["val", "x.vdz", "--data", ".", "--min", "90"], 2, "--min: expected a share from 0 to 1, got 90"),
         (["train"], 2, "--data"),

@@ -64,8 +64,8 @@ class PrecisionOptions:
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *get_args(Precision)):
             raise InputError(
-                f"[export] precision: expected fp32, auto, {', '.join(get_args(Precision))}, got {self.precision!r}; "
-                "every bundle has fp32 already"
+                f"[export] precision: expected auto, {', '.join(get_args(Precision))}, got {self.precision!r}; "
+                "every bundle has fp32"
             )
         if not 0 <= self.max_drop < 1:
             raise InputError(f"[export] max_drop: expected a share from 0 to 1, got {self.max_drop}")

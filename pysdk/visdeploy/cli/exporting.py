@@ -53,7 +53,10 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Make a bundle and prove it, add variants of lower precision to one, or write its network in another format."""
+    from visdeploy.engines import PRECISIONS
+
     choice("format", format, ("bundle", *_ENGINES))
+    choice("precision", precision, ("auto", *PRECISIONS))
     if not source.exists():
         raise InputError(f"[export] SOURCE: there is no file or folder {source}")
     by_suffix = {".xml": "openvino", ".engine": "engine", ".pt2": "pt2"}.get(out.suffix)
