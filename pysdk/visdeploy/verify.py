@@ -155,7 +155,7 @@ def verify(
     Args:
         bundle: Its path, or the bundle.
         engines: Names of engines, predictors that are open already, or "all" for every engine that can run here;
-            default, all, or none where only `files` are given, without `images`.
+            default, all, or none where `files` are given without `images` or `precisions`.
         precisions: Names as in `load`; default, for each engine fp32 and what the bundle accepted for it.
         images: More images, to compare every engine and precision with the reference on.
         files: Exported files (.pt2, .xml, .engine, .onnx, .ts) to replay against the same golden images. As with any
@@ -195,7 +195,7 @@ def _predictors(
         if isinstance(engine, Predictor):
             yield engine, ""
     named = [engine for engine in engines or () if isinstance(engine, str)]
-    every = "all" in named or (engines is None and (own_images or not files))
+    every = "all" in named or (engines is None and bool(own_images or precisions or not files))
     if every or named:
         for opened in open_engines(bundle, None if every else named, precisions, not_run):
             with Predictor(bundle, opened) as predictor:
