@@ -426,7 +426,8 @@ def test_commands_list_and_clear(folder: Path) -> None:
     Maker().obtain()
     listed = run.invoke(cli.app, ["cache", "ls"]).output
     assert str(folder) in listed
-    assert "version=2026.3" in listed
+    assert all(KEY[part] in listed for part in ("engine", "version"))
+    assert f"model {KEY['model'][:12]}\n" in listed
     document = json.loads(run.invoke(cli.app, ["cache", "ls", "--json"]).output)
     assert (document["directory"], document["bytes"], document["limit"]) == (str(folder), 4, 4 * 10**9)
     assert [entry["key"] for entry in document["entries"]] == [KEY]

@@ -60,13 +60,24 @@ def one_sentence(text: str) -> bool:
         (["train", "--data", ".", "--out", "run", "--epochs", "many"], 2, "--epochs"),
         (["train", "--data", ".", "--out", "run", "--model", "wide"], 2, "KEY=VALUE"),
         (["train", "--data", ".", "--out", "run", "--scale", "2,1"], 2, "--scale"),
-        (["export", "nowhere", "--out", "x.vdz"], 2, "no such file"),
+        (["export", "nowhere", "--out", "x.vdz"], 2, "SOURCE: there is no file or folder nowhere"),
         (["export", "m.onnx", "--out", "x.vdz"], 2, "--spec"),
+        (["export", "photo.jpg", "--out", "x.vdz"], 2, "photo.jpg is not a file of weights"),
+        (["export", ".", "--out", "x.vdz"], 2, "holds no finished run"),
+        (
+            ["export", "m.onnx", "--out", "x.vdz", "--precision", "fp8"],
+            2,
+            "expected auto or fp32 or fp16 or bf16 or int8, got 'fp8'",
+        ),
+        (["export", "photo.jpg", "--out", "x.xml"], 2, "give --format openvino"),
+        (["val", "x.vdz", "--data", ".", "--min", "90"], 2, "--min: expected a share from 0 to 1, got 90"),
         (["train"], 2, "--data"),
     ],
 )
 def test_mistakes_are_one_sentence(run, tmp_path, monkeypatch, arguments, code, said):
     monkeypatch.chdir(tmp_path)
+    for name in ("m.onnx", "photo.jpg"):
+        (tmp_path / name).write_text("hello\n")
     ended, out, err = run(*arguments)
     assert ended == code
     assert said in out + err
@@ -199,13 +210,27 @@ def test_predict_as_json(run, binary_bundle, photo_folder, tmp_path):
     assert [("error" in document) for document in documents] == [False, True, False]
 
 
-def test_two_images_of_one_name_keep_both_overlays(run, binary_bundle, photo_folder, tmp_path):
+def test_predictions_of_an_earlier_run_outlive_one_that_finds_nothing(run, binary_bundle, photo_folder, tmp_path):
+    assert run("predict", binary_bundle, photo_folder / "a.png", "--out", tmp_path / "out")[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    code, out, err = run("predict", binary_bundle, photo_folder / "b.jpg", "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert "1 of 1 images could not be predicted" in err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_two_images_of_one_name_are_told_apart(run, binary_bundle, photo_folder, tmp_path):
     (photo_folder / "b.jpg").unlink()
     other = tmp_path / "other"
     other.mkdir()
     (other / "a.png").write_bytes((photo_folder / "a.png").read_bytes())
     assert run("predict", binary_bundle, photo_folder, other, "--out", tmp_path / "out")[0] == 0
-    assert len(list((tmp_path / "out").glob("a*.png"))) == 2
+    names = ["a.png", "a-3.png"]
+    assert {path.name for path in (tmp_path / "out").glob("a*.png")} == set(names)
+    document = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert [entry["file_name"] for entry in document["images"]] == [names[0], "c.jpg", names[1]]
+    with (tmp_path / "out" / "kaggle.csv").open() as file:
+        assert [row["img"] for row in csv.DictReader(file)] == [names[0], "c.jpg", names[1]]
 
 
 def test_predict_of_an_empty_folder(run, binary_bundle, tmp_path):
@@ -334,10 +359,13 @@ def test_train_export_val_predict(run, tmp_path):
     assert (code, json.loads(out)["rows"][3]["file"]) == (0, "car.pt2")
     code, out, _ = run("val", tmp_path / "car.vdz", "--data", tmp_path / "scenes", "--json")
     assert code == 0
-    assert 0 <= json.loads(out)["dice"] <= 1
-    code, _, err = run("val", tmp_path / "car.vdz", "--data", tmp_path / "scenes", "--min", 1.01)
+    found = json.loads(out)
+    assert 0 <= found["dice"] <= 1
+    assert (found["engine"], found["precision"], found["images"]) == ("openvino", "fp32", 2)
+    code, _, err = run("val", tmp_path / "car.vdz", "--data", tmp_path / "scenes", "--min", 1)
     assert code == 1
-    assert "below 1.01" in err
+    assert err.startswith("openvino fp32")
+    assert "below 1" in err
 
 
 def interrupt(arguments: list[str], ready: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:

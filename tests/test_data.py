@@ -150,7 +150,7 @@ def test_the_mask_folder_is_found_named_or_asked_for(tmp_path):
     save_pairs(tmp_path, [blob()] * 2, folder="annotations")
     assert len(everything(tmp_path)) == 2
     save_pairs(tmp_path, [blob()] * 2, folder="instances")
-    with pytest.raises(InputError, match="found annotations, instances; name it with masks="):
+    with pytest.raises(InputError, match="found annotations, instances; name it with --masks, or masks="):
         data.open(tmp_path)
     assert len(everything(tmp_path, masks="instances")) == 2
     save_pairs(tmp_path, [blob()] * 2, folder="masks_union")

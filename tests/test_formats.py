@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from torch import nn
 from nets import DictNet
 from visdeploy import export, models
 from visdeploy.bundle import GOLDEN, ONNX, TORCHSCRIPT, Bundle
-from visdeploy.errors import CheckFailedError, EngineError, InputError, UnsupportedError
+from visdeploy.errors import CheckFailedError, EngineError, InputError, MissingDependencyError, UnsupportedError
 from visdeploy.golden import pack, unpack
 from visdeploy.openvino_ir import export_openvino
 from visdeploy.pt2 import export_pt2
@@ -151,6 +152,40 @@ def test_file_of_other_weights_drifts(bundle: Bundle, made: dict[str, Path], tmp
         torch.export.save(program, tmp_path / "car.pt2")
     report = verify(bundle, files=[tmp_path / "car.pt2"])
     with pytest.raises(CheckFailedError, match=r"network on torch.export fp32, car\.pt2: "):
+        report.require()
+
+
+def test_file_that_cannot_run_here_does_not_hide_the_others(
+    bundle: Bundle, made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(path: str | Path, bundle: Bundle) -> NoReturn:
+        raise MissingDependencyError("there is no GPU")
+
+    monkeypatch.setattr("visdeploy.engines.tensorrt.open_file", missing)
+    monkeypatch.setattr("visdeploy.engines.tensorrt.version", lambda: "1")
+    report = verify(bundle, files=[tmp_path / "car.engine", made[".xml"]])
+    assert ran(report) == ["car.xml"] * 2
+    assert [(entry.what, entry.why) for entry in report.not_run] == [(str(tmp_path / "car.engine"), "there is no GPU")]
+    with pytest.raises(MissingDependencyError, match=r"car\.engine: there is no GPU"):
+        report.require()
+    with pytest.raises(MissingDependencyError, match="no GPU"):
+        verify(bundle, files=[tmp_path / "car.engine"])
+
+
+def test_file_takes_turns_with_engines_where_both_are_asked_for(
+    bundle: Bundle, made: dict[str, Path], photos: list[NDArray[np.uint8]]
+) -> None:
+    every = {row.ran_on for row in verify(bundle).rows if row.engine}
+    for asked in ({"engines": ["all"]}, {"images": photos[:1]}, {"precisions": ["fp32"]}):
+        report = verify(bundle, files=[made[".onnx"]], **asked)
+        assert {row.ran_on for row in report.rows if row.engine} > every
+
+
+def test_file_of_another_network_is_said_to_differ_in_shape(
+    classes_bundle: Path, bundle: Bundle, made: dict[str, Path]
+) -> None:
+    report = verify(classes_bundle, files=[made[".onnx"]])
+    with pytest.raises(CheckFailedError, match="it cannot be compared: another shape"):
         report.require()
 
 

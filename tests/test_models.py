@@ -83,7 +83,10 @@ def test_decoder_width_is_an_option():
         ({"name": "unet", "encoder": "resnet33"}, "did you mean"),
         ({"name": "unet", "encoder": "vit_tiny_patch16_224"}, "rising strides|no feature pyramid"),
         ({"name": "unet", "encoder": "test_mambaout"}, "on axis 1"),
-        ({"name": "unet", "encoder": "resnet18", "decoder_chanels": 3}, "decoder_chanels"),
+        (
+            {"name": "unet", "encoder": "resnet18", "decoder_chanels": 3},
+            "expected decoder_channels as its options, got 'decoder_chanels'",
+        ),
         ({"name": "unet", "encoder": "resnet18", "num_classes": 0}, "at least 1"),
     ],
 )

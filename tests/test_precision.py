@@ -243,6 +243,10 @@ def test_the_budget_decides(easy, labelled, monkeypatch):
     (variant,) = add_variants(Bundle.open(easy), options).manifest.variants
     assert variant.accepted
     assert (variant.value, variant.drop) == (0.89, pytest.approx(0.01))
+    figures = iter([{"dice": 0.89}, {"dice": 0.9}])
+    said: list[str] = []
+    add_variants(Bundle.open(easy), options, progress=said.append)
+    assert "a gain of 0.0100, allowed a drop of 0.0101: accepted" in said[-1]
     figures = iter([{"miou": 0.9, "dice": 1.0}, {"miou": 0.89, "dice": 1.0}])
     with pytest.raises(CheckFailedError, match=r"miou 0\.8900 .*a drop of 0\.0100, allowed 0\.0099"):
         add_variants(Bundle.open(easy), PrecisionOptions("fp16", labelled, max_drop=0.0099))

@@ -362,7 +362,7 @@ def test_empty_stream_is_empty() -> None:
         ({"color": "rbg"}, "color: expected rgb or bgr, got 'rbg'"),
         ({"threshold": 1.5}, "threshold: expected a probability between 0 and 1, got 1.5"),
         ({"threshold": float("nan")}, "threshold: expected a probability"),
-        ({"images": "photo.jpg"}, "images: expected several images, got a single str"),
+        ({"images": "photo.jpg"}, "images: expected several images, got a single str, and 'photo.jpg' does not exist"),
         ({"images": Path("photo.jpg")}, "images: expected several images, got a single PosixPath"),
         ({"images": b"\xff\xd8"}, "images: expected several images, got a single bytes"),
         ({"images": frames(1)[0]}, "images: expected several images, got a single ndarray"),

@@ -169,14 +169,20 @@ def test_a_folder_with_another_run_is_refused(discs, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [({"epochs": (1, 2)}, "epochs"), ({"batch": 0}, "batch"), ({"lr": -1.0}, "lr"), ({"epochs": (0,)}, "epochs")],
+    [
+        ({"epochs": (1, 2)}, "epochs"),
+        ({"batch": 0}, "batch"),
+        ({"lr": -1.0}, "lr"),
+        ({"epochs": (0,)}, "epochs"),
+        ({"ema": 1.0}, "ema"),
+    ],
 )
 def test_wrong_options_are_named(tmp_path, changes, sentence):
     with pytest.raises(InputError, match=sentence):
         options(tmp_path, **changes)
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing", None])
+@pytest.mark.parametrize("content", [b"", b"nothing", b"hello\n", None])
 def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path, content):
     path = tmp_path / "model.pt"
     if content is None:
@@ -193,6 +199,8 @@ def test_a_mistake_leaves_no_run_behind(discs, tmp_path):
     dataset = data.open(discs)
     with pytest.raises(InputError, match="did you mean"):
         fit(dataset, options(tmp_path / "run", encoder="resnet33"))
+    with pytest.raises(InputError, match="holds no run to continue"):
+        fit(dataset, options(tmp_path / "run"), resume=True)
     with pytest.raises(InputError, match="multiples of 32"):
         fit(dataset, options(tmp_path / "run", sizes=((50, 64),)))
     assert not (tmp_path / "run").exists()

@@ -34,6 +34,14 @@ def several() -> Result:
     return stub.predictor(labels=["red", "green", "background"], resize="native")(blocks())
 
 
+def test_repr_is_a_line(several: Result) -> None:
+    noisy = stub.predictor(resize="native")(np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8))
+    assert len(noisy.to_json()) > 10_000
+    assert len(repr(noisy)) < 500
+    assert "labels=array([0, 1])" in repr(several)
+    assert repr(stub.predictor()) == "Predictor('stub.vdz', engine='stub', precision='fp32')"
+
+
 @pytest.fixture
 def nothing() -> Result:
     return stub.predictor()(np.zeros((30, 40, 3), np.uint8))

@@ -282,6 +282,8 @@ def test_engine_that_was_named_must_run(stubs: Answers) -> None:
     for name in ("openvino", "torchscript"):
         stubs[name, "int8"] = MissingDependencyError(f"no {name}")
     with pytest.raises(UnsupportedError, match=r"none can run this here\. no openvino; no int8"):
+        verify(stub_bundle([flat(200)], variants=(INT8,)), precisions=["int8"])
+    with pytest.raises(UnsupportedError, match=r"no engine here runs .* in int8; to add variants"):
         verify(stub_bundle([flat(200)]), precisions=["int8"])
 
 

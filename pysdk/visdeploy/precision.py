@@ -274,7 +274,8 @@ class _Gate:
         where = f" (on {variant.measured_on})" if variant.measured_on else ""
         return (
             f"{variant.metric} {variant.value:.4f}{where} on {variant.images} images, fp32 {fp32:.4f}: "
-            f"a drop of {variant.drop:.4f}, allowed {self._max_drop:g}"
+            f"a {'gain' if variant.drop < 0 else 'drop'} of {abs(variant.drop):.4f}, allowed "
+            f"{'a drop of ' if variant.drop < 0 else ''}{self._max_drop:g}"
         )
 
     @property

@@ -1,4 +1,7 @@
-"""The files that `visdeploy predict` leaves: overlays, one COCO JSON, one Kaggle CSV."""
+"""The files that `visdeploy predict` leaves: overlays, one COCO JSON, one Kaggle CSV.
+
+An image goes by its file name in all of them; a second one of that name, from another folder, gets its number as well.
+"""
 
 import csv
 import io
@@ -29,6 +32,7 @@ class PredictionFiles:
         self.overlays: list[Path] = []
         self._classes = {i: label for i, label in enumerate(spec.labels) if i != spec.background}
         self._names: set[str] = set()
+        self._overlay_names: set[str] = set()
         self._found = 0
         with self._writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +48,7 @@ class PredictionFiles:
         """
         image_id = result.index + 1
         source = Path(result.source)
-        name = source.name
+        name = _unlike(source.name, self._names, image_id)
         height, width = result.size
         annotations = result.to_coco(image_id)
         if self._single:
@@ -52,6 +56,7 @@ class PredictionFiles:
         else:
             assert result.masks is not None
             rows = [[name, self._classes[i], result.to_kaggle(i)] for i in result.masks.labels.tolist()]
+        self._names.add(name)
         with self._writing(self.folder):
             _append(self._images, {"id": image_id, "file_name": name, "height": height, "width": width})
             for annotation in annotations:
@@ -63,11 +68,9 @@ class PredictionFiles:
                 raise InputError(
                     f"[predict] out: overlays in {self.folder} could replace images; choose another folder"
                 )
-            file = f"{source.stem}.png"
-            if file in self._names:
-                file = f"{source.stem}-{image_id}.png"
+            file = _unlike(f"{Path(name).stem}.png", self._overlay_names, image_id)
             result.plot().save(self.folder / file)
-            self._names.add(file)
+            self._overlay_names.add(file)
             self.overlays.append(self.folder / file)
         return self
 
@@ -109,6 +112,14 @@ class PredictionFiles:
             yield
         except OSError as error:
             raise InputError(f"[predict] out: cannot write {path} ({error.strerror})") from error
+
+
+def _unlike(name: str, taken: set[str], image_id: int) -> str:
+    """Return a file name, with the image's number where another image of that name came before."""
+    while name in taken:
+        path = Path(name)
+        name = f"{path.stem}-{image_id}{path.suffix}"
+    return name
 
 
 def _append(file: IO[bytes], entry: dict[str, Any]) -> None:

@@ -44,9 +44,11 @@ def load(
 
     Args:
         path: A `.vdz` file, or a directory with the same files.
-        engine: "openvino", "onnxruntime", "torchscript", or "auto" for the first of these that is installed.
+        engine: "tensorrt", "openvino", "onnxruntime", "torchscript", or "auto" for the first of these that can run
+            here.
         device: "auto", "cpu", or "cuda" for the GPU that the process sees first.
-        precision: "auto", "fp32", or what the engine offers beside it ("bf16" and "fp16" with OpenVINO).
+        precision: "fp32"; what the engine offers beside it ("bf16", "fp16") or the bundle holds a variant of for it
+            ("int8", "fp16"); or "auto" for the fastest here of fp32 and what was accepted when the bundle was made.
         num_threads: Threads for one inference; default, the container's CPU quota.
 
     Returns:
@@ -87,6 +89,9 @@ class Predictor:
         self._running = 0
         self._lock = threading.RLock()  # a signal's handler may close the model on the thread that holds it
         self._process = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"Predictor({str(self.path)!r}, engine={self.engine.name!r}, precision={self.engine.precision!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         again = partial(load, engine=self.engine.name, precision=self.engine.precision, num_threads=self._num_threads)
@@ -326,7 +331,10 @@ class _Item:
 def refuse_single(images: object, argument: str) -> None:
     """Raise InputError for one image where several are expected: its letters or rows would pass for images."""
     if isinstance(images, str | bytes | os.PathLike) or (isinstance(images, np.ndarray) and images.ndim < 4):
-        raise InputError(f"{argument}: expected several images, got a single {type(images).__name__}")
+        # os.path, as the path may be one that no file could have.
+        named = os.fspath(images) if isinstance(images, str | os.PathLike) else None
+        what = "" if named is None or os.path.exists(named) else f", and {named!r} does not exist"  # noqa: PTH110
+        raise InputError(f"{argument}: expected several images, got a single {type(images).__name__}{what}")
 
 
 def _own(source: Any) -> Any:

@@ -45,7 +45,7 @@ class Masks:
         activation: How logits become probabilities, see `Spec.activation`.
     """
 
-    rle: list[Rle]
+    rle: list[Rle] = field(repr=False)
     labels: NDArray[np.int64]
     size: tuple[int, int]
     background: int | None
@@ -133,7 +133,7 @@ class Result:
 
     source: str
     index: int
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = field(repr=False)
     palette: tuple[tuple[int, int, int], ...] = field(repr=False)
     size: tuple[int, int] = (0, 0)
     masks: Masks | None = None

@@ -71,6 +71,13 @@ class Row:
     file: str = ""
 
     @property
+    def drift(self) -> str:
+        """The error and its limit in words."""
+        if not np.isfinite(self.error):
+            return "it cannot be compared: another shape, or values that are not finite"
+        return f"{self.error:.3g} {self.unit}, allowed {self.limit:.3g}"
+
+    @property
     def ran_on(self) -> str:
         """The engine and precision in words; empty for the stages that every engine shares."""
         name = " ".join(part for part in (self.engine, self.precision) if part)
@@ -79,10 +86,17 @@ class Row:
 
 @dataclass(frozen=True)
 class NotRun:
-    """What could not be verified here: an engine with its precision, or an image; and why."""
+    """What could not be verified here, and why.
+
+    Attributes:
+        what: An engine with its precision, an image, or a file.
+        why: What is missing, or wrong.
+        file: Whether it is an exported file, which `require` insists upon, as it was named.
+    """
 
     what: str
     why: str
+    file: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,15 +130,16 @@ class Report:
         return asdict(self) | {"ok": self.ok, "rows": rows}
 
     def require(self) -> None:
-        """Raise CheckFailedError, naming every stage that drifted."""
+        """Raise CheckFailedError, naming every stage that drifted, or MissingDependencyError for a file not run."""
         if not self.ok:
             drifted = "; ".join(
-                f"{row.stage}{f' on {row.ran_on}' if row.engine else ''}: {row.error:.3g} {row.unit}, "
-                f"allowed {row.limit:.3g}"
+                f"{row.stage}{f' on {row.ran_on}' if row.engine else ''}: {row.drift}"
                 for row in self.rows
                 if not row.ok
             )
             raise CheckFailedError(f"{self.bundle}: the answers drifted: {drifted}")
+        if missed := [f"{entry.what}: {entry.why}" for entry in self.not_run if entry.file]:
+            raise MissingDependencyError(f"[verify] file: cannot run here: {'; '.join(missed)}")
 
 
 def verify(
@@ -139,16 +154,17 @@ def verify(
 
     Args:
         bundle: Its path, or the bundle.
-        engines: Names of engines, or predictors that are open already; default, every engine that can run here, or
-            none where `files` are given.
+        engines: Names of engines, predictors that are open already, or "all" for every engine that can run here;
+            default, all, or none where `files` are given without `images` or `precisions`.
         precisions: Names as in `load`; default, for each engine fp32 and what the bundle accepted for it.
         images: More images, to compare every engine and precision with the reference on.
         files: Exported files (.pt2, .xml, .engine, .onnx, .ts) to replay against the same golden images. As with any
-            model in PyTorch's formats, opening a .pt2 or .ts may run code that is in it.
+            model in PyTorch's formats, opening a .pt2 or .ts may run code that is in it. Those that this machine has
+            nothing to run with are listed in `not_run` where something else was verified.
 
     Raises:
         BundleError: The bundle is damaged, or holds no golden images.
-        MissingDependencyError: No engine is installed, or one that was named is not.
+        MissingDependencyError: No engine is installed, or one that was named is not, or nothing here runs any file.
         EngineError: An engine refuses the model, or a file is not what its name says.
         InputError: An unknown engine or precision.
     """
@@ -160,7 +176,7 @@ def verify(
     rows = [_decoding(recorded), _resizing(recorded, spec), _postprocessing(recorded, spec)]
     not_run: list[NotRun] = []
     own = _OwnImages(opened, images, not_run)
-    for predictor, file in _predictors(opened, engines, precisions, files, not_run):
+    for predictor, file in _predictors(opened, engines, precisions, files, len(images) > 0, not_run):
         ran = {"engine": predictor.engine.name, "precision": predictor.engine.precision, "file": file}
         rows += [*_golden_rows(predictor, recorded, ran), *own.rows(predictor, ran)]
     return Report(str(opened.path), len(recorded), tuple(rows), tuple(not_run), len(own.expected), own.reference)
@@ -171,20 +187,31 @@ def _predictors(
     engines: Sequence[str | Predictor] | None,
     precisions: Sequence[str] | None,
     files: Sequence[str | Path],
+    own_images: bool,
     not_run: list[NotRun],
 ) -> Iterator[tuple[Predictor, str]]:
     """Open one after the other, each with the file that it runs in place of the bundle."""
     for engine in engines or ():
         if isinstance(engine, Predictor):
             yield engine, ""
-    named = None if engines is None else [engine for engine in engines if isinstance(engine, str)]
-    if named or (named is None and not files):
-        for opened in open_engines(bundle, named, precisions, not_run):
+    named = [engine for engine in engines or () if isinstance(engine, str)]
+    every = "all" in named or (engines is None and bool(own_images or precisions or not files))
+    if every or named:
+        for opened in open_engines(bundle, None if every else named, precisions, not_run):
             with Predictor(bundle, opened) as predictor:
                 yield predictor, ""
+    missing = []
     for file in files:
-        with Predictor(bundle, open_file(file, bundle)) as predictor:
+        try:
+            opened = open_file(file, bundle)
+        except MissingDependencyError as error:
+            missing.append(error)
+            not_run.append(NotRun(str(file), str(error), file=True))
+            continue
+        with Predictor(bundle, opened) as predictor:
             yield predictor, Path(file).name
+    if missing and len(missing) == len(files) and not (every or engines):
+        raise missing[0]
 
 
 def open_engines(
@@ -228,6 +255,12 @@ def open_engines(
     if engines is None and not ran:
         missing = all(isinstance(error, MissingDependencyError) for error in refused)
         kind = MissingDependencyError if missing else UnsupportedError
+        offered = {"auto", "fp32", *(form.precision for form in bundle.manifest.variants)}
+        if precisions and not missing and offered.isdisjoint(precisions):
+            raise UnsupportedError(
+                f"[verify] precision: no engine here runs {bundle.path} in {' or '.join(precisions)}; "
+                "to add variants: visdeploy export, with --precision"
+            )
         raise kind(f"[verify] engine: none can run this here. {'; '.join(str(error) for error in refused)}")
 
 

@@ -53,7 +53,17 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Make a bundle and prove it, add variants of lower precision to one, or write its network in another format."""
+    from visdeploy.engines import PRECISIONS
+
     choice("format", format, ("bundle", *_ENGINES))
+    choice("precision", precision, ("auto", *PRECISIONS))
+    if not source.exists():
+        raise InputError(f"[export] SOURCE: there is no file or folder {source}")
+    by_suffix = {".xml": "openvino", ".engine": "engine", ".pt2": "pt2"}.get(out.suffix)
+    if format == "bundle" and by_suffix is not None:
+        raise InputError(
+            f"[export] out: expected a bundle's name, such as car.vdz, got {out}; or give --format {by_suffix}"
+        )
     building = {
         "compute_capabilities": [_compute_capability(entry) for entry in compute_capability or ()],
         "version_compatible": version_compatible,
@@ -164,7 +174,9 @@ def _say(report: "Report", out: Path, as_json: bool) -> None:
     from visdeploy import tables
 
     tables.console().print(tables.of_report(report))
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB" if out.is_file() else str(out))
+    weights = out.with_suffix(".bin")
+    for path in (out, weights) if out.suffix == ".xml" else (out,):
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def _compute_capability(text: str) -> tuple[int, int]:

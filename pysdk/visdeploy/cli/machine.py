@@ -34,7 +34,7 @@ def check(
 
 @cache_app.command("ls")
 def cache_ls(as_json: AsJson = False) -> None:
-    """List the compiled engines that are kept for the next load, last used first."""
+    """List the compiled engines that are kept for the next load, last used first; --json has all that they are for."""
     from datetime import datetime
 
     from visdeploy import cache
@@ -47,7 +47,11 @@ def cache_ls(as_json: AsJson = False) -> None:
         return
     for entry in kept:
         used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
-        parts = " ".join(f"{part}={value:.24}" for part, value in entry.key.items())
+        parts = "  ".join(
+            f"{name} {value:.12}" if name == "model" else value
+            for name in ("engine", "version", "precision", "shape", "shapes", "model")
+            if (value := entry.key.get(name))
+        )
         print(f"{entry.size / 1e6:8.1f} MB  used {used}  {parts}")
     print(f"{folder}: {f'{total / 1e6:.1f} MB' if kept else 'empty'}, of at most {cache.limit() / 1e6:.0f} MB")
 

@@ -14,6 +14,7 @@ from visdeploy.errors import InputError
 
 if TYPE_CHECKING:
     from visdeploy.data import Dataset
+    from visdeploy.engines import Engine as LoadedEngine
 
 Item = TypeVar("Item")
 BundlePath = Annotated[Path, typer.Argument(help="A .vdz file, or a directory with the same files.")]
@@ -107,6 +108,12 @@ def key_value(text: str) -> tuple[str, Any]:
 def note(line: str) -> None:
     """Say a line beside the answer on stdout."""
     print(line, file=sys.stderr, flush=True)
+
+
+def note_engine(engine: "LoadedEngine") -> None:
+    """Say what runs the network, and why in this precision where it was not asked for by name."""
+    why = f": {engine.notes[0]}" if engine.notes else ""
+    note(f"{engine.name} {engine.precision}{why}")
 
 
 def track(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:

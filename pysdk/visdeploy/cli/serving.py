@@ -19,6 +19,7 @@ from visdeploy.cli.options import (
     Threads,
     image_files,
     note,
+    note_engine,
     track,
     unless_all,
     whole_numbers,
@@ -46,6 +47,7 @@ def predict(
     paths = image_files(images)
     failed, documents = 0, []
     with load(bundle, engine=engine, precision=precision, num_threads=threads) as predictor:
+        note_engine(predictor.engine)
         files = PredictionFiles(out, predictor.spec, overlays=overlays)
         results = predictor.stream(paths, batch_size=batch, threshold=threshold)
         for result in track(results, len(paths), "predicting"):
@@ -56,10 +58,11 @@ def predict(
                 files.add(result)
             if as_json:
                 documents.append(result.to_dict())
-        files.close()
+        if failed < len(paths):  # else the tables of an earlier run would give way to empty ones
+            files.close()
     if as_json:
         print(json.dumps(documents))
-    else:
+    elif failed < len(paths):
         print(f"{len(paths) - failed} of {len(paths)} images -> {out}/ (coco.json, kaggle.csv, overlays)")
     if failed:
         raise InputError(f"[predict] {failed} of {len(paths)} images could not be predicted")
@@ -142,7 +145,7 @@ def verify(
 
     report = replay(
         bundle,
-        engines=unless_all(engine),
+        engines=engine,
         precisions=unless_all(precision),
         images=image_files([images]) if images is not None else (),
         files=file or (),

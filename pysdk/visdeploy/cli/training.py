@@ -19,6 +19,7 @@ from visdeploy.cli.options import (
     height_width,
     key_value,
     note,
+    note_engine,
     number_range,
     numbers,
     open_data,
@@ -131,6 +132,8 @@ def val(
     from visdeploy.metrics import headline
     from visdeploy.predictor import load
 
+    if minimum is not None and not 0 <= minimum <= 1:
+        raise InputError(f"--min: expected a share from 0 to 1, got {minimum:g}")
     dataset = open_data(data, format, masks)
     with load(bundle, engine=engine, precision=precision) as predictor:
         if dataset.labels != predictor.spec.labels:
@@ -138,9 +141,11 @@ def val(
                 f"[val] data: its labels are {dataset.labels}, the bundle's {predictor.spec.labels}; labels.txt names "
                 "those of a folder"
             )
+        note_engine(predictor.engine)
         figures = evaluate(predictor, dataset.val)
+        ran = {"engine": predictor.engine.name, "precision": predictor.engine.precision}
     if as_json:
-        print(json.dumps(figures))
+        print(json.dumps({**figures, **ran, "images": len(dataset.val)}))
     else:
         for name, value in figures.items():
             print(f"{name:<24} {value:.4f}")

@@ -228,7 +228,8 @@ def _mask_folder(root: Path, name: str | None) -> Path:
     if len(preferred) != 1:
         names = ", ".join(folder.name for folder in preferred) or "none"
         raise InputError(
-            f"[data] {root}: expected one folder of masks beside images/, found {names}; name it with masks="
+            f"[data] {root}: expected one folder of masks beside images/, found {names}; "
+            "name it with --masks, or masks= in Python"
         )
     return preferred[0]
 

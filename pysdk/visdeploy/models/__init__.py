@@ -2,6 +2,7 @@
 
 import builtins
 import difflib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,13 @@ def create(
         raise InputError(f"[models] name: expected one of {', '.join(_REGISTRY)}, got {name!r}{hint}")
     if num_classes < 1:
         raise InputError(f"[models] num_classes: expected at least 1, got {num_classes}")
+    model = _REGISTRY[name][0]
+    known = [option for option in inspect.signature(model).parameters if option not in ("encoder", "num_classes")]
+    for option in options:
+        if option not in known:
+            raise InputError(f"[models] {name}: expected {' or '.join(known)} as its options, got {option!r}")
     try:
-        net = _REGISTRY[name][0](encoder=encoder, num_classes=num_classes, **options)
+        net = model(encoder=encoder, num_classes=num_classes, **options)
     except TypeError as error:
         raise InputError(f"[models] {name}: {error}") from error
     if weights is not None:

@@ -1,6 +1,5 @@
 """Loading weights that were trained elsewhere, with every mismatch listed."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,8 +63,8 @@ def read_torch_file(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"[weights] path: no such file: {path}") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # a file of any other kind fails in ways of its own
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"[weights] path: {path} is not a file of weights ({reason})") from error
 
 

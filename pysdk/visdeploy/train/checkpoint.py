@@ -32,6 +32,8 @@ def load(path: str | Path) -> tuple[nn.Module, Spec]:
     path = Path(path)
     if path.is_dir():
         path = path / "model.pt"
+        if not path.is_file():
+            raise InputError(f"[checkpoint] {path.parent}: holds no finished run, as there is no {path.name} in it")
     content = read_torch_file(path)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise InputError(f"[checkpoint] {path}: not written by `visdeploy train`")

@@ -59,7 +59,7 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
 
     Raises:
         InputError: The data have problems (all are listed), the loss stopped being finite (the files are named), or
-            the folder holds another run.
+            the folder holds another run, or none to resume.
     """
     start = time.perf_counter()
     check_or_raise(dataset)
@@ -93,6 +93,8 @@ def _claim(options: TrainOptions, resume: bool) -> None:
             said = "; ".join(f"{name} was {before.get(name)}, now {now[name]}" for name in changed)
             raise InputError(f"[train] resume: the run in {options.out} was started with other options: {said}")
         return
+    if resume:
+        raise InputError(f"[train] resume: {options.out} holds no run to continue; leave --resume out to start one")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         with whole_file(record) as partial:

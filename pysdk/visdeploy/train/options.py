@@ -72,6 +72,8 @@ class TrainOptions:
         for name in ("batch", *(("lr",) if self.lr is not None else ())):
             if getattr(self, name) <= 0:
                 raise InputError(f"[train] {name}: expected a positive number, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"[train] ema: expected a decay from 0 to below 1, got {self.ema}")
         if min(self.epochs) < 1:
             raise InputError(f"[train] epochs: expected at least 1, got {min(self.epochs)}")
 
