@@ -145,9 +145,9 @@ def _quantiles(marks: Quantiles, digits: int) -> list[str]:
 def _verdict(variant: Variant) -> str:
     if variant.value is None or variant.drop is None:
         return "not measured, loaded by name only"
+    side = "below" if variant.drop >= 0 else "above"
+    figures = f"{variant.metric} {variant.value:.4f}, {abs(variant.drop):.4f} {side} fp32"
     where = f" on {variant.measured_on}" if variant.measured_on else ""
     kept = f", {len(variant.excluded)} layers in fp32" if variant.excluded else ""
-    figures = (
-        f"{variant.metric} {variant.value:.4f}, {variant.drop:.4f} below fp32, over {variant.images} images{where}"
-    )
-    return f"{'accepted' if variant.accepted else 'refused'}: {figures}{kept}"
+    verdict = "accepted" if variant.accepted else "refused"
+    return f"{verdict}: {figures}, over {variant.images} images{where}{kept}"
