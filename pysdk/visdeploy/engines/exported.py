@@ -3,7 +3,6 @@
 import io
 import logging
 import stat
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from visdeploy import bundle as bundles
 from visdeploy.engines import Engine, cpu_quota, load_adapter, open_engine, reason
+from visdeploy.engines.torchscript import TorchEngine
 from visdeploy.errors import EngineError, InputError, MissingDependencyError
 from visdeploy.spec import MAX_BYTES
 
@@ -41,7 +38,7 @@ def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine:
         return built
     data = _read(path)
     if path.suffix == ".pt2":
-        return TorchExportEngine(path, data)
+        return _open_pt2(path, data)
     if path.suffix == ".xml":
         weights = _read(path.with_suffix(".bin"))
         adapter = load_adapter("openvino")
@@ -74,46 +71,20 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-class TorchExportEngine:
-    """A graph that `torch.export.save` wrote."""
-
-    name = "torch.export"
-    precision = "fp32"
-    lanes = 1
-
-    def __init__(self, path: Path, data: bytes) -> None:
-        try:
-            import torch
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"{path} needs torch to run ({error}): pip install 'visdeploy[torchscript]'"
-            ) from error
-        # torch reads a file that is no archive as an older format of its own, and warns at length before it fails.
-        if not zipfile.is_zipfile(io.BytesIO(data)):
-            raise EngineError(f"torch.export: refused {path} (not a zip archive, or cut short)")
-        torch.set_num_threads(cpu_quota())
-        self.version = str(torch.__version__)
-        self.notes: list[str] = []
-        self._lock = threading.Lock()
-        try:
-            with _quiet():
-                self._module: Any = torch.export.load(io.BytesIO(data)).module()
-        except Exception as error:  # whatever the archive provokes
-            raise EngineError(f"torch.export: refused {path} ({reason(error)})") from error
-
-    def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
-        """Run one batch; see `Engine.infer`."""
+def _open_pt2(path: Path, data: bytes) -> TorchEngine:
+    try:
         import torch
-
-        # torch cannot wrap memory that numpy holds read-only, and would warn.
-        batch = torch.from_numpy(images if images.flags.writeable else images.copy())
-        try:
-            with self._lock, torch.inference_mode():
-                logits = self._module(batch).float().numpy(force=True)
-        except Exception as error:  # its message may not even be UTF-8
-            raise EngineError(f"torch.export: inference failed on input {images.shape} ({reason(error)})") from error
-        return np.asarray(logits)
-
-    def close(self) -> None:
-        """Release the graph."""
-        self._module = None
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{path} needs torch to run ({error}): pip install 'visdeploy[torchscript]'"
+        ) from error
+    # torch reads a file that is no archive as an older format of its own, and warns at length before it fails.
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        raise EngineError(f"torch.export: refused {path} (not a zip archive, or cut short)")
+    torch.set_num_threads(cpu_quota())
+    try:
+        with _quiet():
+            module: Any = torch.export.load(io.BytesIO(data)).module()
+    except Exception as error:  # whatever the archive provokes
+        raise EngineError(f"torch.export: refused {path} ({reason(error)})") from error
+    return TorchEngine("torch.export", module)

@@ -41,18 +41,18 @@ def accepting_deprecation() -> Iterator[None]:
         yield
 
 
-class TorchScriptEngine:
-    """One loaded script module.
+class TorchEngine:
+    """One loaded module of torch: a script, or an exported graph.
 
     torch has one number of threads for the whole process, and starts that many for each thread that calls it. So one
     call computes at a time, on all of them, and a second lane only prepares and finishes what the first computes.
     """
 
-    name = "torchscript"
     lanes = 2
     precision = "fp32"
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, name: str, module: Any) -> None:
+        self.name = name
         self.version = version()
         self.notes: list[str] = []
         self._module = module
@@ -68,7 +68,7 @@ class TorchScriptEngine:
             with self._lock, torch.inference_mode():
                 logits = self._module(batch).float().numpy(force=True)
         except Exception as error:  # its message may not even be UTF-8
-            raise EngineError(f"torchscript: inference failed on input {images.shape} ({reason(error)})") from error
+            raise EngineError(f"{self.name}: inference failed on input {images.shape} ({reason(error)})") from error
         return np.asarray(logits)
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class TorchScriptEngine:
         self._module = None
 
 
-def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> TorchScriptEngine:
+def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> TorchEngine:
     """Load the bundle's script module; `threads` holds for all of torch in this process."""
     import torch
 
@@ -88,4 +88,4 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Torc
             module = torch.jit.load(file, map_location="cpu")
     except Exception as error:  # its message may not even be UTF-8
         raise EngineError(f"torchscript: refused {bundle.path} ({reason(error)})") from error
-    return TorchScriptEngine(module.eval())
+    return TorchEngine("torchscript", module.eval())
