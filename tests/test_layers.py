@@ -20,7 +20,17 @@ LAYERS = (
     {"postprocess", "cache"},
     {"engines", "golden"},
     {"predictor"},
-    {"benchmark", "gpu_check", "verify", "prediction_files", "openvino_ir", "throughput", "regression", "check"},
+    {
+        "benchmark",
+        "gpu_check",
+        "verify",
+        "prediction_files",
+        "replayed",
+        "openvino_ir",
+        "throughput",
+        "regression",
+        "check",
+    },
 )
 TRAINING = (
     {"data"},

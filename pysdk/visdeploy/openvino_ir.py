@@ -7,8 +7,8 @@ from typing import Any
 from visdeploy.bundle import ONNX, Bundle
 from visdeploy.engines import graph_files, reason
 from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
-from visdeploy.verify import Report, verify
-from visdeploy.whole_file import whole_files
+from visdeploy.replayed import write_replayed
+from visdeploy.verify import Report
 
 
 def export_openvino(
@@ -61,15 +61,11 @@ def export_openvino(
         raise EngineError(f"openvino: refused {bundle.path} ({reason(error)})") from error
     model.set_rt_info(precision, ["visdeploy", "precision"])
     model.set_rt_info(spec.model_dump_json(exclude={"files"}), ["visdeploy", "manifest"])
-    try:
-        with whole_files(path) as unproven:
-            try:
-                openvino.save_model(model, unproven, compress_to_fp16=False)
-            except RuntimeError as error:
-                raise InputError(f"[export] out: cannot write {path} ({reason(error)})") from error
-            say("replaying the golden images")
-            report = verify(bundle, files=[unproven])
-            report.require()
-    except OSError as error:
-        raise InputError(f"[export] out: cannot write {path} ({error.strerror})") from error
-    return report
+
+    def write(unproven: Path) -> None:
+        try:
+            openvino.save_model(model, unproven, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise InputError(f"[export] out: cannot write {path} ({reason(error)})") from error
+
+    return write_replayed(bundle, path, write, say)

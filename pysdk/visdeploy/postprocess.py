@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +11,7 @@ from visdeploy import mask, ops
 from visdeploy.errors import EngineError, InputError
 from visdeploy.preprocess import Prepared
 from visdeploy.spec import Manifest
+from visdeploy.tiling import enlarge
 from visdeploy.types import Masks, Rle
 
 
@@ -100,7 +100,7 @@ def _crop(logits: mask.Array, prepared: Prepared) -> mask.Array:
         return logits
     if logits.shape[1:] != fed:
         # Padding may begin inside a cell of a network that answers at a fraction of its input's size.
-        logits = np.stack([cv2.resize(plane, fed[::-1], interpolation=cv2.INTER_LINEAR) for plane in _on_host(logits)])
+        logits = enlarge(_on_host(logits), (fed[0], fed[1]))
     return logits[:, : prepared.valid[0], : prepared.valid[1]]
 
 

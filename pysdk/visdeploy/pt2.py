@@ -11,9 +11,9 @@ from visdeploy import bundle as bundles
 from visdeploy.bundle import Bundle
 from visdeploy.engines import reason
 from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.replayed import write_replayed
 from visdeploy.spec import Manifest
-from visdeploy.verify import Report, verify
-from visdeploy.whole_file import whole_files
+from visdeploy.verify import Report
 
 try:
     import torch
@@ -65,15 +65,11 @@ def export_pt2(
         torch.export.save(program, data, extra_files={"visdeploy.json": described})
     except Exception as error:  # someone else's network fails in its own ways
         raise InputError(f"[export] net: torch.export cannot take this network ({reason(error, 0)})") from error
-    try:
-        with whole_files(path) as unproven:
-            unproven.write_bytes(data.getvalue())
-            say("replaying the golden images")
-            report = verify(bundle, files=[unproven])
-            report.require()
-    except OSError as error:
-        raise InputError(f"[export] out: cannot write {path} ({error.strerror})") from error
-    return report
+
+    def write(unproven: Path) -> None:
+        unproven.write_bytes(data.getvalue())
+
+    return write_replayed(bundle, path, write, say)
 
 
 def _rebuild(bundle: Bundle) -> nn.Module:

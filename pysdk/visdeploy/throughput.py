@@ -341,7 +341,7 @@ def _clients(
 
 def _summarise(loaded: Loaded, taken: _Samples, exact: Row | None) -> Entry:
     engine, spec = loaded.predictor.engine, loaded.predictor.spec
-    form = next((f for f in spec.variants if (f.engine, f.precision) == (engine.name, engine.precision)), None)
+    form = spec.variant(engine.name, engine.precision)
     stages = np.array([[getattr(timings, f"{stage}_ms") for stage in STAGES] for timings in taken.timings])
     return Entry(
         engine=engine.name,

@@ -50,7 +50,7 @@ def blend(
     band = scaled = np.empty((0, 0, 0), np.float32)
     for row, top in enumerate(tops):
         for column, left in enumerate(lefts):
-            logits = _enlarge(next(answer), spec.size)
+            logits = enlarge(next(answer), spec.size)
             if not band.size:
                 band = np.zeros((len(logits), height, size[1]), np.float32)
                 scaled = np.empty(logits.shape, np.float32)
@@ -94,7 +94,8 @@ def _weights(starts: list[int], window: int) -> NDArray[np.float32]:
     return np.stack([bell / total[start : start + window] for start in starts]).astype(np.float32)
 
 
-def _enlarge(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+def enlarge(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return (C, h', w') logits at the size of the network's input, bilinearly."""
     if logits.shape[1:] == size:
         return logits
     return np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in logits])
