@@ -33,10 +33,10 @@ def test_mask_and_boxes_describe_the_same_vehicles(index):
     assert sample.image.shape == (*SMALL, 3)
     assert sample.image.dtype == sample.mask.dtype == np.uint8
     assert set(np.unique(sample.mask)) <= {0, 1}
-    assert sample.boxes is not None
-    assert sample.boxes.dtype == np.float32
+    assert sample.objects.xyxy is not None
+    assert sample.objects.xyxy.dtype == np.float32
     covered = np.zeros(SMALL, bool)
-    for x1, y1, x2, y2 in sample.boxes.astype(int):
+    for x1, y1, x2, y2 in sample.objects.xyxy.astype(int):
         assert 0 <= x1 < x2 <= SMALL[1]
         assert 0 <= y1 < y2 <= SMALL[0]
         window = sample.mask[y1:y2, x1:x2]
@@ -78,5 +78,5 @@ def test_scenes_are_drawn_when_loaded():
     dataset = scenes(10, size=SMALL)
     sample = dataset.val[1].load()
     assert sample.name == "scene00005"
-    assert sample.boxes is not None
-    assert len(sample.boxes) == len(sample.box_labels)
+    assert sample.objects is not None
+    assert len(sample.objects.xyxy) == len(sample.objects.labels)

@@ -35,6 +35,7 @@ def evaluate(
         sample = item.load()
         masks = predictor(sample.image).masks
         assert masks is not None
+        assert sample.mask is not None
         confusion.add(sample.mask, masks.to_numpy())
         if progress is not None:
             progress(done)

@@ -229,7 +229,7 @@ class _Gate:
         self.data = options.data if isinstance(options.data, Dataset) else None
         if self.data is not None and bundle.manifest.binary:
             foreground = 0 if bundle.manifest.background == 1 else 1
-            if not any((item.load().mask == foreground).any() for item in self.data.val):
+            if not any(np.any(item.load().mask == foreground) for item in self.data.val):
                 raise InputError(
                     f"[export] data: no held-out mask has a pixel of {bundle.manifest.labels[foreground]!r}, so a "
                     "model that finds nothing would pass"

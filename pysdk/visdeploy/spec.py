@@ -8,12 +8,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from visdeploy import tolerance
+from visdeploy.anchors import Anchors
 from visdeploy.errors import InputError
 
 SCHEMA_VERSION = "1.0"
 MAX_CLASSES = 255
 MAX_BYTES = (1 << 32) - 1
 """The largest bundle, and the largest file in one: what a zip without extensions can address."""
+
+UNUSED = "N/A"
+"""The label of an index that stands for no class, as COCO's numbering has some."""
 
 _BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
 
@@ -30,6 +34,9 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_square)]
 PerChannel = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], BeforeValidator(_three)]
 Sample = Annotated[int, Field(ge=0, le=255)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Task = Literal["segmentation", "detection", "localization", "classification"]
 Color = tuple[Sample, Sample, Sample]
 
 
@@ -39,9 +46,16 @@ class Spec(BaseModel):
     `task`, `labels`, `size`, `mean` and `std` are enough; the rest has the defaults below.
 
     Attributes:
-        task: "segmentation".
-        labels: Class names by index. One name means a binary model with one output channel: the map then holds 0 for
-            background and 1 for that name.
+        task: What the network answers, always in one float32 tensor:
+            "segmentation": logits (B, C, h, w), or (B, 1, h, w) for a binary model;
+            "detection": (B, N, C + 4), for each anchor the logits of all classes, the background first, then dx, dy,
+            dw, dh;
+            "localization", of the one main object: (B, 4 + C), the corners x1, y1, x2, y2 as logits of shares of width
+            and height, then the logits of its class; or (B, 4) where there is one label;
+            "classification": logits (B, C).
+        labels: Class names by index. In segmentation one name means a binary model with one output channel: the map
+            then holds 0 for background and 1 for that name. In detection the background is class 0, and is put there if
+            `labels` begin with another name.
         size: Height and width that the network sees; one number means a square.
         mean: Per RGB channel, on the scale 0..1; subtracted inside the graph.
         std: Likewise; divided by inside the graph.
@@ -50,8 +64,8 @@ class Spec(BaseModel):
         ignore_index: Value of unlabelled pixels in training masks.
         architecture: Name and arguments of the visdeploy model, or None for anyone else's.
         input_name: Name of the graph's uint8 (B, H, W, 3) RGB input.
-        output_name: Name of its float32 (B, C, h, w) output.
-        divisor: Height and width must be multiples of it.
+        output_name: Name of its float32 output.
+        divisor: Height and width must be multiples of it; 32 in segmentation, else 1.
         max_batch: Largest batch that is sent through the network at once.
         max_size: Largest height and width that engines with fixed profiles prepare for.
         exif: The EXIF orientation is applied on decoding.
@@ -62,14 +76,20 @@ class Spec(BaseModel):
         antialias: Average over areas (cv2.INTER_AREA) where neither axis grows.
         pad_value: Sample value of padding.
         activation: "sigmoid" (one channel), "softmax" (several) or "none" (the output already is a probability).
-        threshold: Probability above which a binary pixel is foreground.
+        threshold: Probability above which a binary pixel is foreground, or a detection is returned.
+        anchors: What a detector's offsets are relative to.
+        box_weights: Divisors of a detector's offsets, see `ops.decode_boxes`.
+        iou_threshold: Largest IoU of two boxes of one class; a detector's, as the next three.
+        top_k: Candidates of each class, by score, that NMS looks at.
+        max_det: Boxes in one image.
+        nms: "exact" keeps classes apart; "torchvision" rounds as its `batched_nms` does, see `ops.detect`.
         metrics: What validation measured.
         tolerances: How far engines may differ from the golden logits, by precision.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: Literal["segmentation"]
+    task: Task
     labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES)]
     size: Size
     mean: PerChannel
@@ -90,7 +110,13 @@ class Spec(BaseModel):
     antialias: bool = True
     pad_value: Sample = 0
     activation: Literal["sigmoid", "softmax", "none"] | None = None
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    threshold: Share = 0.5
+    anchors: Anchors | None = None
+    box_weights: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
+    iou_threshold: Share = 0.45
+    top_k: Annotated[int, Field(ge=1)] = 400
+    max_det: Annotated[int, Field(ge=1)] = 200
+    nms: Literal["exact", "torchvision"] = "exact"
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     tolerances: dict[str, Annotated[FiniteFloat, Field(ge=0)]] = Field(default_factory=lambda: dict(tolerance.LOGITS))
 
@@ -101,20 +127,26 @@ class Spec(BaseModel):
             return data
         data = dict(data)
         labels = [str(label) for label in data["labels"]]
-        if len(labels) == 1:
+        task = data.get("task")
+        if task == "segmentation" and len(labels) == 1:
             labels.insert(0, "background")
             data.setdefault("activation", "sigmoid")
+        if task == "detection" and labels and labels[0].lower() not in _BACKGROUND_NAMES:
+            labels.insert(0, "background")
+        if task != "segmentation":  # whose networks halve and double their input
+            data.setdefault("divisor", 1)
         data["labels"] = tuple(labels)
-        if "background" not in data:
+        if "background" not in data and task in ("segmentation", "detection"):
             data["background"] = next((i for i, name in enumerate(labels) if name.lower() in _BACKGROUND_NAMES), None)
         if not data.get("palette") and len(labels) <= MAX_CLASSES:
-            data["palette"] = default_palette(len(labels), data["background"])
+            data["palette"] = default_palette(len(labels), data.get("background"))
         return data
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels: every name must differ")
+        named = [label for label in self.labels if label != UNUSED]
+        if len(set(named)) != len(named):
+            raise ValueError(f"labels: every name must differ, but for {UNUSED} of an index that has no class")
         if not all(label and label.isprintable() for label in self.labels):
             raise ValueError(f"labels: expected printable names, got {self.labels}")
         if len(self.palette) != len(self.labels):
@@ -135,11 +167,29 @@ class Spec(BaseModel):
             raise ValueError("output_name: expected another name than the input's, and both with a letter at least")
         if self.resize != "native" and any(side % self.divisor for side in self.size):
             raise ValueError(f"size: height and width must be multiples of {self.divisor}, got {self.size}")
+        if self.task != "segmentation":
+            self._agree_on_boxes()
+        elif self.anchors is not None:
+            raise ValueError("anchors: only a detector has them")
         return self
+
+    def _agree_on_boxes(self) -> None:
+        if self.resize not in ("stretch", "letterbox"):
+            raise ValueError(f"resize: expected stretch or letterbox for {self.task}, got {self.resize}")
+        if (self.anchors is None) == (self.task == "detection"):
+            raise ValueError("anchors: a detector needs them, and no other task has them")
+        if self.task == "detection" and (self.background != 0 or len(self.labels) < 2):
+            raise ValueError("labels: a detector's begin with the background, and name at least one class besides")
+        if self.activation not in (None, "softmax"):
+            raise ValueError(f"activation: expected softmax for {self.task}, got {self.activation}")
 
     @property
     def binary(self) -> bool:
-        """Whether the model has one channel, thresholded, instead of one per class."""
+        """Whether the model segments by one channel, thresholded, instead of one per class."""
+        return self.task == "segmentation" and self._one_channel
+
+    @property
+    def _one_channel(self) -> bool:
         return self.activation == "sigmoid" or (self.activation == "none" and len(self.labels) == 2)
 
     @classmethod

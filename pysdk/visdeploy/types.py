@@ -91,11 +91,30 @@ class Boxes:
         xyxy: (N, 4) float32 corners in pixels of the source image.
         scores: (N,) float32.
         labels: (N,) int64 class index.
+        names: The class name of each.
     """
 
     xyxy: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a classifier says of one image.
+
+    Attributes:
+        probabilities: (C,) float32, one per label of the model.
+        label: Class index of the largest.
+        name: Its class name.
+        score: Its probability.
+    """
+
+    probabilities: NDArray[np.float32] = field(repr=False)
+    label: int
+    name: str
+    score: float
 
 
 @dataclass(frozen=True)
@@ -126,7 +145,8 @@ class Result:
         palette: The model's RGB colour per class.
         size: Height and width of the source image; (0, 0) where it could not be read.
         masks: What a segmenter found; None for a detector.
-        boxes: What a detector found; None for a segmenter.
+        boxes: What a detector found, or the one box of a localizer; None for others.
+        classes: What a classifier says; None for others.
         timings: Milliseconds per stage.
         error: What went wrong with this item of a stream; everything else is then empty.
     """
@@ -138,6 +158,7 @@ class Result:
     size: tuple[int, int] = (0, 0)
     masks: Masks | None = None
     boxes: Boxes | None = None
+    classes: Classes | None = None
     timings: Timings = field(default_factory=Timings)
     error: VisdeployError | None = None
     image: NDArray[np.uint8] | None = field(default=None, repr=False)

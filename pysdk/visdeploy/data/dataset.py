@@ -1,9 +1,10 @@
-"""What every reader returns: named image and mask pairs, decoded when asked for."""
+"""What every reader returns: named images with masks, objects or a label, decoded when asked for."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,63 +15,81 @@ IGNORE_INDEX = 255
 
 Image = NDArray[np.uint8]
 ClassMap = NDArray[np.uint8]
-Boxes = NDArray[np.float32]
-BoxLabels = NDArray[np.int64]
 Palette = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
+class Objects:
+    """The objects that are marked in one image.
+
+    Attributes:
+        xyxy: (N, 4) float32 corners x1, y1, x2, y2 in pixels: a box covers x1 <= x < x2, so that its width is x2 - x1.
+        labels: (N,) int64 class index of each; 0 is the background and never occurs.
+        ignored: (N,) bool: difficult ones, and crowds; training leaves them out, and evaluation neither rewards nor
+            punishes them.
+    """
+
+    xyxy: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One decoded pair.
+    """One decoded image with what is known of it.
 
     Attributes:
         name: What messages and submissions call it.
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) uint8 class index, `IGNORE_INDEX` where there is no label.
-        boxes: (N, 4) float32 corners x1, y1, x2, y2 in pixels, or None where the data has no boxes.
-        box_labels: (N,) int64 class index of each box, or None with `boxes`.
+        mask: (H, W) uint8 class index, `IGNORE_INDEX` where there is no label; None where the data has no masks.
+        objects: What is marked in the image, or None where the data has no boxes.
+        label: Class index of the image as a whole, or None where the data has none.
     """
 
     name: str
     image: Image
-    mask: ClassMap
-    boxes: Boxes | None = None
-    box_labels: BoxLabels | None = None
+    mask: ClassMap | None = None
+    objects: Objects | None = None
+    label: int | None = None
 
 
 @dataclass(frozen=True)
 class Item:
-    """One pair, not yet decoded. Each `load` function raises `InputError` on a bad file."""
+    """One image, not yet decoded. Each `load` function raises `InputError` on a bad file."""
 
     name: str
     load_image: Callable[[], Image]
-    load_mask: Callable[[], ClassMap]
+    load_mask: Callable[[], ClassMap] | None = None
     image_path: Path | None = None
-    load_boxes: Callable[[], tuple[Boxes, BoxLabels]] | None = None
+    load_objects: Callable[[], Objects] | None = None
+    label: int | None = None
 
     def load(self) -> Sample:
-        """Decode image, mask and, where there are some, boxes.
+        """Decode the image, and read what is known of it.
 
         Raises:
             InputError: A file is unreadable, or image and mask differ in size.
         """
-        image, mask = self.load_image(), self.load_mask()
-        _check_sizes(self.name, image, mask)
-        boxes, box_labels = self.load_boxes() if self.load_boxes else (None, None)
-        return Sample(self.name, image, mask, boxes, box_labels)
+        image = self.load_image()
+        mask = self.load_mask() if self.load_mask else None
+        if mask is not None:
+            _check_sizes(self.name, image, mask)
+        return Sample(self.name, image, mask, self.load_objects() if self.load_objects else None, self.label)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The training and validation pairs of one folder, and what their class indices mean.
+    """The training and validation images of one folder, and what their class indices mean.
 
     Attributes:
-        labels: Class names by index. A binary task has two, its background first.
+        labels: Class names by index. A binary task has two, its background first; where objects are marked, the
+            background is first as well.
         palette: RGB colour of each label.
-        train: Pairs to learn from.
-        val: Pairs held out.
+        train: Images to learn from.
+        val: Images held out.
         background: Index that marks "nothing", or None where every class is real.
         problems: What the reader already saw is wrong, such as an image without a mask; `check` reports it.
+        notes: What the reader left out by rule, such as boxes without area; no obstacle to training.
     """
 
     labels: tuple[str, ...]
@@ -79,6 +98,7 @@ class Dataset:
     val: Sequence[Item]
     background: int | None = None
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def hold_out(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
@@ -120,15 +140,16 @@ def check_or_raise(dataset: Dataset, *, limit: int = 20) -> None:
 
 
 def _faults(item: Item) -> list[str]:
-    arrays, faults = [], []
-    for load in (item.load_image, item.load_mask):
+    known: list[Any] = []
+    faults = []
+    for load in (item.load_image, item.load_mask, item.load_objects):
         try:
-            arrays.append(load())
+            known.append(load() if load is not None else None)
         except InputError as error:
             faults.append(str(error))
-    if not faults:
+    if not faults and known[1] is not None:
         try:
-            _check_sizes(item.name, *arrays)
+            _check_sizes(item.name, known[0], known[1])
         except InputError as error:
             faults.append(str(error))
     return faults

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import image
-from visdeploy.data.dataset import Boxes, BoxLabels, ClassMap, Dataset, Image, Item, Sample, hold_out
+from visdeploy.data.dataset import ClassMap, Dataset, Image, Item, Objects, Sample, hold_out
 from visdeploy.data.vehicles import DESIGNS, Camera, Color, Painter, Vehicle
 from visdeploy.spec import default_palette
 
@@ -39,7 +39,7 @@ def scenes(count: int, *, size: tuple[int, int] = (288, 384), seed: int = 0) -> 
             f"scene{index:05}",
             load_image=partial(_load_image, index, size, seed),
             load_mask=partial(_load_mask, index, size, seed),
-            load_boxes=partial(_load_boxes, index, size, seed),
+            load_objects=partial(_load_objects, index, size, seed),
         )
         for index in range(count)
     ]
@@ -57,10 +57,11 @@ def write_scenes(folder: Path, count: int, *, size: tuple[int, int] = (288, 384)
     for index in range(count):
         sample = draw_scene(index, size=size, seed=seed)
         image.write(folder / "images" / f"{sample.name}.jpg", sample.image)
+        assert sample.mask is not None
         image.write(folder / "masks" / f"{sample.name}.png", sample.mask * np.uint8(255))
         images.append({"id": index, "file_name": f"{sample.name}.jpg", "height": size[0], "width": size[1]})
-        assert sample.boxes is not None
-        for x1, y1, x2, y2 in sample.boxes.tolist():
+        assert sample.objects is not None
+        for x1, y1, x2, y2 in sample.objects.xyxy.tolist():
             box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
             annotations.append({"id": len(annotations) + 1, "image_id": index, "category_id": 1, **box})
     categories = [{"id": 1, "name": LABELS[1]}]
@@ -104,12 +105,13 @@ def draw_scene(index: int, *, size: tuple[int, int] = (288, 384), seed: int = 0)
     boxes = _boxes(owners, len(vehicles))
     mask = np.isin(owners, list(boxes)).astype(np.uint8)
     corners = np.array(list(boxes.values()), np.float32).reshape(-1, 4)
-    return Sample(f"scene{index:05}", _expose(pixels, rng), mask, corners, np.ones(len(boxes), np.int64))
+    objects = Objects(corners, np.ones(len(boxes), np.int64), np.zeros(len(boxes), bool))
+    return Sample(f"scene{index:05}", _expose(pixels, rng), mask, objects)
 
 
 @lru_cache(maxsize=4)
 def _draw_once(index: int, size: tuple[int, int], seed: int) -> Sample:
-    """Spare the loading of one item's image, mask and boxes two of three drawings; copy what it returns."""
+    """Spare the loading of one item's image, mask and objects two of three drawings; copy what it returns."""
     return draw_scene(index, size=size, seed=seed)
 
 
@@ -118,14 +120,15 @@ def _load_image(index: int, size: tuple[int, int], seed: int) -> Image:
 
 
 def _load_mask(index: int, size: tuple[int, int], seed: int) -> ClassMap:
-    return _draw_once(index, size, seed).mask.copy()
+    mask = _draw_once(index, size, seed).mask
+    assert mask is not None
+    return mask.copy()
 
 
-def _load_boxes(index: int, size: tuple[int, int], seed: int) -> tuple[Boxes, BoxLabels]:
-    sample = _draw_once(index, size, seed)
-    assert sample.boxes is not None
-    assert sample.box_labels is not None
-    return sample.boxes.copy(), sample.box_labels.copy()
+def _load_objects(index: int, size: tuple[int, int], seed: int) -> Objects:
+    objects = _draw_once(index, size, seed).objects
+    assert objects is not None
+    return Objects(objects.xyxy.copy(), objects.labels.copy(), objects.ignored.copy())
 
 
 def _backdrop(size: tuple[int, int], camera: Camera, sky: Color, rng: np.random.Generator) -> NDArray[np.float32]:
