@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from json import loads
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from visdeploy.data.box_formats import from_xywh
 from visdeploy.data.dataset import Dataset
@@ -142,10 +142,10 @@ def _read_document(path: Path, document: Record, names: Sequence[str], folders: 
 
 
 def _fault(record: Record, marked: Mapping[int, object], labels: Mapping[int, int]) -> str:
-    number, category, box = (record.get(key) for key in ("image_id", "category_id", "bbox"))
+    number, category, box = record.get("image_id"), record.get("category_id"), record.get("bbox")
     if not _is_whole(number) or number not in marked:
         return f"image_id {number!r} is not among the images"
-    if not _is_whole(category) or not labels.get(category):
+    if not _is_whole(category) or not labels.get(category, 0):
         return f"category_id {category!r} is an unknown class"
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
         return f"expected four numbers in bbox, got {box!r}"
@@ -159,19 +159,19 @@ def _mark(image: Record, records: list[Record], labels: Mapping[int, int], folde
     path = next((path for folder in folders if (path := folder / name).is_file()), None)
     if path is None:
         raise InputError(f"{name} is in none of {', '.join(f'{folder}' for folder in folders)}")
-    sides = image.get("height"), image.get("width")
-    size = (sides[0], sides[1]) if all(_is_whole(side) and side > 0 for side in sides) else read_size(path)
+    height, width = image.get("height"), image.get("width")
+    stated = (height, width) if _is_whole(height) and _is_whole(width) and min(height, width) > 0 else None
     return Marked(
         name=path.stem,
         path=path,
-        size=size,
+        size=stated or read_size(path),
         xyxy=from_xywh([record["bbox"] for record in records]),
         labels=[labels[record["category_id"]] for record in records],
         ignored=[bool(record.get("iscrowd")) or bool(record.get("ignore")) for record in records],
     )
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -148,11 +148,12 @@ def _read_text(path: Path, text: Path, index: Mapping[int, int]) -> Marked:
         raise InputError(f"{text}: cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):
         try:
-            name, *values = [float(word) for word in line.split()] or [None]
+            numbers = [float(word) for word in line.split()]
         except ValueError:
             raise InputError(f"{text} line {number}: expected numbers, got {line!r}") from None
-        if name is None:
+        if not numbers:
             continue
+        name, *values = numbers
         if name not in index:
             raise InputError(f"{text} line {number}: unknown class id {name:g}")
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
