@@ -307,14 +307,15 @@ def _answer_row(stage: str, compared: Sequence[Compared], limit: float, spec: Ma
     worst = max(compared, key=lambda entry: entry.error)
     changed, total = (sum(getattr(entry, name) for entry in compared) for name in ("changed", "total"))
     # An image may hold few boxes, of which one is a large share.
-    error = changed / max(1, total) if "boxes" in answers.FIELDS[spec.task] else worst.error
+    of_all = "boxes" in answers.FIELDS[spec.task] and np.isfinite(worst.error)
+    error = changed / max(1, total) if of_all else worst.error
     dice = [entry.dice for entry in compared if entry.dice is not None]
     return replace(
         _row(stage, [error], limit, _UNITS[spec.task], **ran),
         dice=min(dice, default=None),
         changed=changed,
         total=total,
-        worst=worst.image if worst.changed else "",
+        worst=worst.image if worst.error else "",
     )
 
 
