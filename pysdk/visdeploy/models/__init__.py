@@ -13,7 +13,8 @@ try:
     from torch import nn
 
     from visdeploy.models import weights as _weights
-    from visdeploy.models.encoders import RESNETS, normalisation, pretrained_state
+    from visdeploy.models.encoders import TORCHVISION, normalisation, pretrained_state
+    from visdeploy.models.ssd import Ssd
     from visdeploy.models.summary import LayerRow, Summary, summary
     from visdeploy.models.unet import Unet
     from visdeploy.models.weights import LoadReport, load_weights
@@ -36,6 +37,10 @@ __all__ = [
 
 _REGISTRY: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "unet": (Unet, "fast.ai's lesson-14 U-Net (Unet34) over any ResNet or timm backbone"),
+    "ssd": (
+        Ssd,
+        "single-shot detector over any backbone, whose neck may be U-Net-shaped",
+    ),
 }
 
 
@@ -95,7 +100,7 @@ def freeze_encoder(net: nn.Module, frozen: bool = True) -> None:
 
 
 def _load_encoder(net: nn.Module, encoder: str, weights: str | Path) -> None:
-    layout = "torchvision" if encoder in RESNETS else "timm"
+    layout = "torchvision" if encoder in TORCHVISION else "timm"
     if not Path(weights).is_file():
         state = _weights._renamed(pretrained_state(encoder, str(weights)), net, layout)
         _weights.assign(net, state, layout, str(weights))

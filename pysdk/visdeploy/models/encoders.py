@@ -1,7 +1,7 @@
 """Backbones that return one feature map per stride, finest first.
 
-ResNets come from torchvision, with its parameter names, so its weights load as they are. Every other name is looked up
-in timm, which builds the same pyramid from any of its `features_only` models.
+Those in `TORCHVISION` come from there, with its parameter names, so its weights load as they are. Every other name is
+looked up in timm, which builds the same pyramid from any of its `features_only` models.
 """
 
 import difflib
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from visdeploy.errors import InputError, MissingDependencyError
 
 PerChannel = tuple[float, float, float]
-RESNETS = ("resnet18", "resnet34", "resnet50")
 
 
 class Encoder(nn.Module):
@@ -65,6 +64,29 @@ class ResNetEncoder(Encoder):
         return [x2, x4, x8, x16, self.layer4(x16)]
 
 
+class MobileNetV2Encoder(Encoder):
+    """Torchvision's MobileNetV2 without its last convolution and classifier."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import torchvision
+
+        net = getattr(torchvision.models, name)(weights=None)
+        self.features = net.features[:18]
+        self.channels = [16, 24, 32, 96, 320]
+        self.strides = [2, 4, 8, 16, 32]
+        self.last_of_stride = [1, 3, 6, 13, 17]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the features taken before each halving, then the last."""
+        maps: list[Tensor] = []
+        for index, block in enumerate(self.features):
+            x = block(x)
+            if index in self.last_of_stride:
+                maps.append(x)
+        return maps
+
+
 class TimmEncoder(Encoder):
     """Any timm model that offers `features_only`."""
 
@@ -81,21 +103,29 @@ class TimmEncoder(Encoder):
         return features
 
 
+TORCHVISION: dict[str, Callable[[str], Encoder]] = {
+    "resnet18": ResNetEncoder,
+    "resnet34": ResNetEncoder,
+    "resnet50": ResNetEncoder,
+    "mobilenet_v2": MobileNetV2Encoder,
+}
+
+
 def create_encoder(name: str) -> Encoder:
     """Build the backbone `name` with random weights; no network is used.
 
     Raises:
-        InputError: Neither torchvision's ResNets nor timm know the name, or the model has no pyramid of strides.
+        InputError: Neither `TORCHVISION` nor timm know the name, or the model has no pyramid of strides.
     """
-    if name in RESNETS:
-        return ResNetEncoder(name)
+    if name in TORCHVISION:
+        return TORCHVISION[name](name)
     _require_timm_model(name)
     try:
         encoder = TimmEncoder(name)
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise InputError(f"[models] encoder: timm's {name!r} offers no feature pyramid ({error})") from error
     if any(coarse <= fine for fine, coarse in pairwise(encoder.strides)):
-        raise InputError(f"[models] encoder: {name!r} has strides {encoder.strides}; a U-Net needs rising strides")
+        raise InputError(f"[models] encoder: {name!r}: expected rising strides, got {encoder.strides}")
     return encoder
 
 
@@ -108,7 +138,7 @@ def normalisation(name: str) -> tuple[PerChannel, PerChannel]:
         InputError: No backbone has this name.
     """
     config = None
-    if name not in RESNETS:
+    if name not in TORCHVISION:
         _require_timm_model(name)
         config = _import_timm().get_pretrained_cfg(name)
     if config is None:
@@ -119,7 +149,7 @@ def normalisation(name: str) -> tuple[PerChannel, PerChannel]:
 
 def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
     """Download the weights that torchvision or timm publish for a backbone; `weights` is their tag."""
-    if name in RESNETS:
+    if name in TORCHVISION:
         import torchvision
 
         fetch: Callable[[], dict[str, Tensor]]
@@ -144,9 +174,9 @@ def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
 def _require_timm_model(name: str) -> None:
     known = _import_timm().list_models()
     if name not in known:
-        close = difflib.get_close_matches(name, {*RESNETS, *known}, n=3)
+        close = difflib.get_close_matches(name, {*TORCHVISION, *known}, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise InputError(f"[models] encoder: no backbone named {name!r} in torchvision's ResNets or timm{hint}")
+        raise InputError(f"[models] encoder: no backbone named {name!r} here or in timm{hint}")
 
 
 def _import_timm() -> "timm":  # type: ignore[name-defined]  # noqa: F821
