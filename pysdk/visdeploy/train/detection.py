@@ -22,6 +22,7 @@ class DetectionTask(Task):
     """Anchors are given to objects by IoU; measured by mean average precision at network size."""
 
     examples = Boxes
+    gradient_clip = 10.0
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

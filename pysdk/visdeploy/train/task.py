@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from visdeploy.data import Dataset
 from visdeploy.errors import InputError
 from visdeploy.metrics import headline
-from visdeploy.models import freeze_encoder
 from visdeploy.spec import Spec
+from visdeploy.train.freezing import freeze, names_up_to
 from visdeploy.train.loader import Augmentation, Examples
 from visdeploy.train.options import TrainOptions
 
@@ -24,10 +24,12 @@ class Task(lightning.LightningModule, ABC):
     Attributes:
         examples: The form in which it takes images and what is known of them.
         reported: Figures that a line of progress has besides the headline.
+        gradient_clip: Largest norm of the gradient, or None.
     """
 
     examples: ClassVar[type[Examples]]
     reported: ClassVar[tuple[str, ...]] = ()
+    gradient_clip: ClassVar[float | None] = None
     mean: Tensor
     std: Tensor
 
@@ -35,6 +37,7 @@ class Task(lightning.LightningModule, ABC):
         super().__init__()
         self.net, self.spec, self.options = net, spec, options
         self.frozen_epochs = options.frozen_epochs_of(stage)
+        self.frozen_names = names_up_to(net, options.freeze_to)
         self.lr = options.lr or 1e-3
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1) * 255, persistent=False)
@@ -92,12 +95,12 @@ class Task(lightning.LightningModule, ABC):
 
     def on_train_epoch_start(self) -> None:
         """Freeze or release the encoder."""
-        frozen = self.current_epoch < self.frozen_epochs
-        freeze_encoder(self.net, frozen)
-        if frozen or self.options.freeze_bn:
-            for module in self.net.get_submodule("encoder").modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        freeze(
+            self.net,
+            everything=self.current_epoch < self.frozen_epochs,
+            names=self.frozen_names,
+            statistics=self.options.freeze_bn,
+        )
         self.losses = []
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
