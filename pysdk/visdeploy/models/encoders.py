@@ -4,6 +4,7 @@ Those in `TORCHVISION` come from there, with its parameter names, so its weights
 looked up in timm, which builds the same pyramid from any of its `features_only` models.
 """
 
+import copy
 import difflib
 from collections.abc import Callable
 from itertools import pairwise
@@ -129,16 +130,38 @@ def create_encoder(name: str) -> Encoder:
     return encoder
 
 
-def normalisation(name: str) -> tuple[PerChannel, PerChannel]:
+def map_sizes(network: nn.Module, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Return height and width of every feature map that a network makes of an image of `size`, height and width.
+
+    Args:
+        network: It returns a feature map, a list of them, or a dict. Nothing of it changes.
+        size: In pixels.
+
+    Raises:
+        InputError: It cannot take images of this size.
+    """
+    # On the meta device only shapes are worked out.
+    shadow = copy.deepcopy(network).to("meta").eval()
+    try:
+        with torch.no_grad():
+            maps = shadow(torch.empty(1, 3, *size, device="meta"))
+    except (RuntimeError, ValueError) as error:
+        message = f"[models] size: the network cannot take images of {size[0]} x {size[1]} ({error})"
+        raise InputError(message) from error
+    maps = [maps] if isinstance(maps, Tensor) else maps.values() if isinstance(maps, dict) else maps
+    return tuple((one.shape[2], one.shape[3]) for one in maps)
+
+
+def normalisation(name: str | None) -> tuple[PerChannel, PerChannel]:
     """Return the mean and std per RGB channel, on the scale 0..1, that a backbone's published weights expect.
 
-    A backbone without published weights gets ImageNet's.
+    A backbone without published weights, and a model without a backbone (None), get ImageNet's.
 
     Raises:
         InputError: No backbone has this name.
     """
     config = None
-    if name not in TORCHVISION:
+    if name is not None and name not in TORCHVISION:
         _require_timm_model(name)
         config = _import_timm().get_pretrained_cfg(name)
     if config is None:

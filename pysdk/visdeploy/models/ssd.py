@@ -1,6 +1,5 @@
 """SSD over any backbone: one small head per feature map, with or without a top-down path of U-Net blocks."""
 
-import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from visdeploy.anchors import DefaultBoxes
 from visdeploy.errors import InputError
-from visdeploy.models.encoders import create_encoder
+from visdeploy.models.encoders import create_encoder, map_sizes
 from visdeploy.models.unet import UnetBlock
 
 Neck = Literal["none", "fpn"]
@@ -122,22 +121,11 @@ class Ssd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised float32 (B, 3, H, W) to (B, N, num_classes + 1 + 4), as `bundle.Spec` says of detection."""
-        rows: list[Tensor] = []
-        maps = self.maps(x)
-        level = 0
-        for head in self.heads:
-            # One convolution answers for all anchors of a cell, in the order of the answer.
-            rows.append(head(maps[level]).permute(0, 2, 3, 1).flatten(1))
-            level += 1
-        return torch.cat(rows, 1).reshape(x.shape[0], -1, self.values)
-
-    def maps(self, x: Tensor) -> list[Tensor]:
-        """Return the feature maps that the heads look at, finest first."""
         if not torch.jit.is_tracing():
             height, width = x.shape[-2], x.shape[-1]
             if height % self.divisor != 0 or width % self.divisor != 0:
                 raise ValueError(
-                    f'[ssd] x: height and width must be divisible by {self.divisor} with neck="fpn", '
+                    f"[ssd] x: height and width must be divisible by {self.divisor} with this neck, "
                     f"got {height} x {width}"
                 )
         features = self.encoder(x)
@@ -148,23 +136,29 @@ class Ssd(nn.Module):
         for extra in self.extras:
             y = extra(y)
             maps.append(y)
-        return maps
+        rows: list[Tensor] = []
+        level = 0
+        for head in self.heads:
+            # One convolution answers for all anchors of a cell, in the order of the answer.
+            rows.append(head(maps[level]).permute(0, 2, 3, 1).flatten(1))
+            level += 1
+        return torch.cat(rows, 1).reshape(x.shape[0], -1, self.values)
 
     def anchors(self, size: tuple[int, int]) -> DefaultBoxes:
         """Return what the offsets are relative to in an image of `size`, height and width.
 
         Raises:
-            ValueError: The neck cannot take images of this size.
+            InputError: The network cannot take images of this size.
         """
-        # On the meta device only shapes are worked out, and nothing of this module changes.
-        shadow = copy.deepcopy(self).to("meta").eval()
-        with torch.no_grad():
-            maps = shadow.maps(torch.empty(1, 3, *size, device="meta"))
-        return DefaultBoxes(
-            feature_sizes=tuple((one.shape[2], one.shape[3]) for one in maps),
-            aspect_ratios=tuple(tuple(ratios) for ratios in self.aspect_ratios),
-            scales=tuple(self.scales),
-        )
+        if any(side % self.divisor for side in size):
+            raise InputError(f"[ssd] size: expected multiples of {self.divisor} with this neck, got {size}")
+        of_encoder = map_sizes(self.encoder, size)
+        sizes = [of_encoder[tap] for tap in self.taps]
+        for _ in self.extras:
+            height, width = sizes[-1]
+            sizes.append(((height + 1) // 2, (width + 1) // 2))
+        ratios = tuple(tuple(one) for one in self.aspect_ratios)
+        return DefaultBoxes(feature_sizes=tuple(sizes), aspect_ratios=ratios, scales=tuple(self.scales))
 
 
 def _taps(strides: Sequence[int], offered: list[int]) -> list[int]:
