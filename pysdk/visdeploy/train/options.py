@@ -50,9 +50,11 @@ class TrainOptions:
         weight_decay: AdamW's.
         warmup: Share of the steps in which the one-cycle schedule rises.
         freeze_epochs: Epochs of the first stage in which the encoder stands still; None means 1 with `weights`, else 0.
-        freeze_to: The encoder stands still for the whole run up to its feature map of this stride, such as 4; its
-            finest layers are the dearest to train, and those that ImageNet has taught best. 0 is none of it.
-        freeze_bn: Keep the encoder's BatchNorm statistics for the whole run, not only while it is frozen.
+        freeze_to: The encoder stands still for the whole run up to its feature map of this stride; its finest layers
+            are the dearest to train, and ImageNet has taught them well. 0 is none of it; None means 4 for a detector
+            with `weights`, else 0.
+        freeze_bn: Keep the encoder's BatchNorm statistics for the whole run, not only while it is frozen; None means
+            for a detector with `weights`.
         ema: Decay of the running average of the weights that is validated and kept, never longer than a fifth of a
             stage; 0 turns it off.
         dice: Weight of the Dice loss beside cross-entropy.
@@ -85,8 +87,8 @@ class TrainOptions:
     weight_decay: float = 1e-2
     warmup: float = 0.2
     freeze_epochs: int | None = None
-    freeze_to: int = 0
-    freeze_bn: bool = False
+    freeze_to: int | None = None
+    freeze_bn: bool | None = None
     ema: float = 0.98
     dice: float = 0.5
     class_weights: Literal["none", "balanced"] = "none"
@@ -113,6 +115,11 @@ class TrainOptions:
         object.__setattr__(self, "arch", self.arch or arch)
         object.__setattr__(self, "encoder", self.encoder or _ENCODERS.get(self.arch))
         object.__setattr__(self, "sizes", self.sizes or (size,))
+        taught = self.task == "detection" and self.encoder is not None and self.weights is not None
+        if self.freeze_to is None:
+            object.__setattr__(self, "freeze_to", 4 if taught else 0)
+        if self.freeze_bn is None:
+            object.__setattr__(self, "freeze_bn", taught)
         if self.arch == "localizer" and len(self.sizes) > 1:
             raise InputError(f"[train] sizes: expected one, as a localizer is made for it, got {len(self.sizes)}")
         if len(self.epochs) not in (1, len(self.sizes)):

@@ -37,7 +37,7 @@ class Task(lightning.LightningModule, ABC):
         super().__init__()
         self.net, self.spec, self.options = net, spec, options
         self.frozen_epochs = options.frozen_epochs_of(stage)
-        self.frozen_names = names_up_to(net, options.freeze_to)
+        self.frozen_names = names_up_to(net, options.freeze_to or 0)
         self.lr = options.lr or 1e-3
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1) * 255, persistent=False)
@@ -99,7 +99,7 @@ class Task(lightning.LightningModule, ABC):
             self.net,
             everything=self.current_epoch < self.frozen_epochs,
             names=self.frozen_names,
-            statistics=self.options.freeze_bn,
+            statistics=bool(self.options.freeze_bn),
         )
         self.losses = []
 
@@ -139,7 +139,9 @@ class Task(lightning.LightningModule, ABC):
                     for name, parameter in self.net.named_parameters()
                     if name.startswith("encoder.") == encoder and (parameter.ndim > 1) == decayed
                 ]
-                lr = self.lr * (self.options.encoder_lr if encoder else 1.0)
+                # A body of the model's own starts from nothing, as the rest does.
+                slow = encoder and self.options.encoder is not None
+                lr = self.lr * (self.options.encoder_lr if slow else 1.0)
                 decay = self.options.weight_decay if decayed else 0.0
                 groups.append({"params": chosen, "lr": lr, "weight_decay": decay})
         optimizer = torch.optim.AdamW(groups, fused=True)
