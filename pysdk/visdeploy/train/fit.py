@@ -160,7 +160,6 @@ def _train(task: Task, train: Examples, val: Examples, folder: Path, stage: int)
         "accelerator": "auto",
         "devices": 1,
         "precision": "bf16-mixed" if precision == "bf16" else "32-true",
-        "gradient_clip_val": task.gradient_clip,
         "logger": False,
         "enable_model_summary": False,
         "enable_progress_bar": False,

@@ -115,6 +115,11 @@ class Task(lightning.LightningModule, ABC):
         self.losses.append(loss.item())
         return loss
 
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Keep one bad batch from undoing the others; Lightning's own way refuses fused optimisers."""
+        if self.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.gradient_clip)
+
     def on_validation_epoch_start(self) -> None:
         """Measure anew."""
         self.start_measuring()
