@@ -16,7 +16,7 @@ PACKAGE = ROOT / "pysdk" / "visdeploy"
 LAYERS = (
     {"errors", "native", "tolerance", "metrics", "whole_file", "lanes", "machine", "onnx_files"},
     {"spec", "anchors", "mask", "ops", "image", "average_precision"},
-    {"bundle", "types", "preprocess", "tiling"},
+    {"asked", "bundle", "types", "preprocess", "tiling"},
     {"postprocess", "cache"},
     {"engines", "golden"},
     {"predictor"},
