@@ -52,10 +52,14 @@ def train(
         str | None, typer.Option(help="resnet18/34/50, mobilenet_v2, or a timm model with a pyramid.")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Encoder weights: a file, or a published tag.")] = None,
-    model: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="decoder_channels=128, neck=fpn, ...")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="decoder_channels=128, neck=fpn, ...")
+    ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="'256', '192x256', or a stage after the other: '128,256'; default, 256, or 224 of one object."),
+        typer.Option(
+            help="'256', '192x256', or a stage after the other: '128,256'; default, 256, or 224 of one object."
+        ),
     ] = None,
     epochs: Annotated[str, typer.Option(help="Per stage: '20', or '20,10'.")] = "20",
     batch: Annotated[int, typer.Option(help="Images per step.")] = 8,
@@ -79,8 +83,12 @@ def train(
     class_loss: Annotated[str, typer.Option(help="A detector's: mining or focal.")] = "mining",
     label_weight: Annotated[float, typer.Option(help="Localization: weight of the class beside the box.")] = 20.0,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
-    turns: Annotated[bool, typer.Option("--turns", help="Quarter turns too, where there is no up and down.")] = False,
-    rotate: Annotated[float, typer.Option(help="Largest rotation in degrees.")] = 5.0,
+    upside_down: Annotated[
+        bool, typer.Option("--upside-down", help="Mirror top to bottom too, where there is no up; not in segmentation.")
+    ] = False,
+    rotate: Annotated[
+        float | None, typer.Option(help="Largest rotation in degrees; default, 5 in segmentation, else 0.")
+    ] = None,
     scale: Annotated[str, typer.Option(help="Range of the zoom.")] = "0.8,1.4",
     lighting: Annotated[float, typer.Option(help="Range of brightness and contrast.")] = 0.2,
     resize: Annotated[str, typer.Option(help="stretch or letterbox.")] = "stretch",
@@ -121,13 +129,13 @@ def train(
         pos_weight=pos_weight,
         label_weight=label_weight,
         flip=flip,
-        turns=turns,
+        upside_down=upside_down,
         rotate=rotate,
         lighting=lighting,
         seed=seed,
         **options,
     )
-    dataset = open_data(data, format, masks)
+    dataset = open_data(data, format, masks, task)
     note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {len(dataset.labels)} classes")
     result = fit(dataset, chosen, resume=resume)
     if as_json:
