@@ -17,7 +17,7 @@ NAMES = (
     *("map", "map50_coco", "map75", "map_small", "map_medium", "map_large"),
     *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
 )
-"""In the order of COCOeval's `stats`: AP over IoU 0.5 to 0.95, at 0.5, at 0.75, by area; AR by boxes an image, by area."""
+"""In the order of COCOeval's `stats`: AP over IoU 0.5 to 0.95, at 0.5, at 0.75, by area; AR by count, by area."""
 
 
 def coco_figures(images: Sequence[Detected], labels: Sequence[str]) -> dict[str, float]:
