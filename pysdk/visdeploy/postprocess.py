@@ -114,3 +114,47 @@ def _several(logits: mask.Array, prepared: Prepared, spec: Manifest) -> list[tup
     _, areas, rles = ops.semantic_map(logits, prepared.source_size)
     present = np.flatnonzero(_on_host(areas))
     return [(label, rles[label]) for label in present.tolist() if label != spec.background]
+
+
+def find_boxes(logits: Any, prepared: Prepared, spec: Manifest) -> Any:
+    """Provisional."""
+    from visdeploy.types import Boxes
+
+    size, classes = spec.size, len(spec.labels)
+    if spec.task == "detection":
+        assert spec.anchors is not None
+        found = ops.detect(
+            np.ascontiguousarray(logits[None, :, :classes]),
+            np.ascontiguousarray(logits[None, :, classes:]),
+            spec.anchors.boxes(size),
+            image_size=size,
+            weights=spec.box_weights,
+            score_threshold=spec.threshold,
+            iou_threshold=spec.iou_threshold,
+            top_k=spec.top_k,
+            max_det=spec.max_det,
+            mode=spec.nms,
+        )[0]
+        boxes, scores, labels = found.boxes, found.scores, found.labels
+    else:
+        shares = 1 / (1 + np.exp(-logits[:4]))
+        boxes = (shares * np.array([size[1], size[0]] * 2, np.float32))[None].astype(np.float32)
+        p = np.exp(logits[4:] - logits[4:].max()) if len(logits) > 4 else np.ones(1, np.float32)
+        p /= p.sum()
+        labels = np.array([p.argmax()], np.int64)
+        scores = p[labels].astype(np.float32)
+    h, w = prepared.valid
+    H, W = prepared.source_size
+    boxes = boxes * np.array([W / w, H / h] * 2, np.float32)
+    boxes = np.clip(boxes, 0, np.array([W, H, W, H], np.float32)).astype(np.float32)
+    return Boxes(boxes, scores, labels, tuple(spec.labels[i] for i in labels))
+
+
+def find_classes(logits: Any, spec: Manifest) -> Any:
+    """Provisional."""
+    from visdeploy.types import Classes
+
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    i = int(p.argmax())
+    return Classes(p.astype(np.float32), i, spec.labels[i], float(p[i]))
