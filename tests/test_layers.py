@@ -48,23 +48,10 @@ TRAINING = (
 )
 RUNTIME = set().union(*LAYERS)
 # These join the two halves, and import the training side only inside what needs it.
-<<<<<<< HEAD
-COMMANDS = {
-    "cli",
-    "demo",
-    "evaluate",
-    "coco_figures",
-    "evaluation_plots",
-    "evaluation_report",
-    "tables",
-    "__main__",
-    "__init__",
-}
-=======
 COMMANDS = {"cli", "demo", "evaluate", "tables", "__main__", "__init__"}
+COMMANDS |= {"coco_figures", "evaluation_plots", "evaluation_report"}
 # What torch itself loads: it is imported alone, and by what makes graphs.
 GRAPHS = {"torch_ops"}
->>>>>>> graphs
 # This one runs the network in torch, for benchmarks to compare with.
 RIVALS = {"baseline"}
 
