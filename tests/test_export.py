@@ -16,10 +16,11 @@ import visdeploy as vd  # noqa: E402
 from nets import ConvNet, DictNet, PickyNet, TupleNet, UnscriptableNet  # noqa: E402
 from visdeploy import image, tolerance  # noqa: E402
 from visdeploy.bundle import ONNX, TORCHSCRIPT, Bundle, Spec  # noqa: E402
+from visdeploy.comparison import relative_error  # noqa: E402
 from visdeploy.errors import CheckFailedError, EngineError, InputError  # noqa: E402
 from visdeploy.export import export  # noqa: E402
 from visdeploy.preprocess import prepare  # noqa: E402
-from visdeploy.verify import relative_error, verify  # noqa: E402
+from visdeploy.verify import verify  # noqa: E402
 
 Image = NDArray[np.uint8]
 SPEC = {"task": "segmentation", "labels": ["car"], "size": 64, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
@@ -309,7 +310,7 @@ class Answering(torch.nn.Module):
         (Failing(), {}, r"cannot answer a float32 batch of shape \(1, 3, 64, 64\) \(.*such thing"),
         (Answering(lambda x: "car"), {}, "expected a module that returns a tensor, got str"),
         (Answering(lambda x: []), {}, "expected a module that returns a tensor, got list"),
-        (Answering(lambda x: x.mean((2, 3))), {}, r"expected logits of shape \(1, C, h, w\), got \(1, 3\)"),
+        (Answering(lambda x: x.mean((2, 3))), {}, r"expected logits of shape \(1, C, h, w\) for segmentation, got"),
         (Answering(lambda x: x[:, :1] / 0), {}, "its logits for golden image 0 are not all finite"),
         ({"weights": 1}, {}, "net: expected a torch module or the path of an ONNX file, got dict"),
     ],
