@@ -30,7 +30,7 @@ from visdeploy.types import Boxes, Classes, Masks, Result, Timings
 
 if TYPE_CHECKING:
     from visdeploy.benchmark import Measurement
-    from visdeploy.verify import Report
+    from visdeploy.report import Report
 
 
 def load(

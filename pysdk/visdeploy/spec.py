@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from visdeploy import tolerance
-from visdeploy.anchors import Anchors
+from visdeploy.anchors import MAX_ANCHORS, Anchors
 from visdeploy.errors import InputError
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 MAX_CLASSES = 255
 MAX_BYTES = (1 << 32) - 1
 """The largest bundle, and the largest file in one: what a zip without extensions can address."""
@@ -114,8 +114,8 @@ class Spec(BaseModel):
     anchors: Anchors | None = None
     box_weights: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
     iou_threshold: Share = 0.45
-    top_k: Annotated[int, Field(ge=1)] = 400
-    max_det: Annotated[int, Field(ge=1)] = 200
+    top_k: Annotated[int, Field(ge=1, le=MAX_ANCHORS)] = 400
+    max_det: Annotated[int, Field(ge=1, le=1 << 16)] = 200
     nms: Literal["exact", "torchvision"] = "exact"
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     tolerances: dict[str, Annotated[FiniteFloat, Field(ge=0)]] = Field(default_factory=lambda: dict(tolerance.LOGITS))
