@@ -45,7 +45,17 @@ TRAINING = (
 )
 RUNTIME = set().union(*LAYERS)
 # These join the two halves, and import the training side only inside what needs it.
-COMMANDS = {"cli", "demo", "evaluate", "tables", "__main__", "__init__"}
+COMMANDS = {
+    "cli",
+    "demo",
+    "evaluate",
+    "coco_figures",
+    "evaluation_plots",
+    "evaluation_report",
+    "tables",
+    "__main__",
+    "__init__",
+}
 # This one runs the network in torch, for benchmarks to compare with.
 RIVALS = {"baseline"}
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +24,10 @@ from visdeploy.cli.options import (
     numbers,
     open_data,
 )
-from visdeploy.errors import CheckFailedError, InputError
+from visdeploy.errors import CheckFailedError, InputError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from visdeploy.evaluate import Detections
 
 TASKS = ("segmentation", "detection", "localization", "classification")
 
@@ -153,35 +156,69 @@ def train(
 def val(
     bundle: BundlePath,
     data: Data,
+    task: Annotated[str | None, typer.Option(help="Refuse a bundle of another task.")] = None,
     format: Format = "auto",
     masks: Masks = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
-    minimum: Annotated[float | None, typer.Option("--min", help="Exit 1 if Dice or mean IoU is lower.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for val.json, and plots of boxes and classes.")] = None,
+    minimum: Annotated[float | None, typer.Option("--min", help="Exit 1 if the first figure is lower.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle on the held-out images of a folder, at their own size."""
-    from visdeploy.evaluate import evaluate
+    from visdeploy import evaluation_report
+    from visdeploy.evaluate import Detections, measure
     from visdeploy.metrics import headline
     from visdeploy.predictor import load
+    from visdeploy.tables import console
 
     if minimum is not None and not 0 <= minimum <= 1:
         raise InputError(f"--min: expected a share from 0 to 1, got {minimum:g}")
-    dataset = open_data(data, format, masks)
     with load(bundle, engine=engine, precision=precision) as predictor:
-        if dataset.labels != predictor.spec.labels:
-            raise InputError(
-                f"[val] data: its labels are {dataset.labels}, the bundle's {predictor.spec.labels}; labels.txt names "
-                "those of a folder"
-            )
+        spec = predictor.spec
+        if task is not None and task != spec.task:
+            raise InputError(f"--task: {bundle} is for {spec.task}, not {task}")
+        dataset = open_data(data, format, masks, spec.task)
+        _check_labels(dataset.labels, spec.labels)
         note_engine(predictor.engine)
-        figures = evaluate(predictor, dataset.val)
+        tally = measure(predictor, dataset.val)
         ran = {"engine": predictor.engine.name, "precision": predictor.engine.precision}
+    figures = tally.figures()
+    if isinstance(tally, Detections):
+        figures |= _coco(tally)
+    document = evaluation_report.document({**figures, **ran, "images": len(dataset.val)}, tally)
     if as_json:
-        print(json.dumps({**figures, **ran, "images": len(dataset.val)}))
+        print(json.dumps(document))
     else:
-        for name, value in figures.items():
-            print(f"{name:<24} {value:.4f}")
+        title = f"{bundle} on {len(dataset.val)} images, {ran['engine']} {ran['precision']}"
+        console().print(evaluation_report.of_tally(title, figures, tally))
+    if out is not None:
+        for path in evaluation_report.write(out, document, tally):
+            note(f"wrote {path}")
     score = headline(figures)
     if minimum is not None and not figures[score] >= minimum:
         raise CheckFailedError(f"{bundle}: {score} is {figures[score]:.4f}, below {minimum}")
+
+
+def _check_labels(labels: tuple[str, ...], known: tuple[str, ...]) -> None:
+    if labels == known:
+        return
+    lacks, more = (
+        ", ".join(repr(name) for name in names if name not in others)
+        for names, others in ((known, labels), (labels, known))
+    )
+    differences = [f"lack {lacks}" if lacks else "", f"have {more} besides" if more else ""]
+    how = " and ".join(filter(None, differences)) or f"are the same in another order, {labels} instead of {known}"
+    raise InputError(
+        f"[val] data: its labels {how}; expected those of the bundle, in its order (labels.txt names those of a folder)"
+    )
+
+
+def _coco(tally: "Detections") -> dict[str, float]:
+    from visdeploy.coco_figures import coco_figures
+
+    try:
+        return coco_figures(tally.images, tally.spec.labels)
+    except MissingDependencyError as error:
+        note(f"left out: {error}")
+        return {}
