@@ -132,10 +132,10 @@ def images() -> list[Detected]:
     for index in range(12):
         count = 0 if index == 3 else 6
         corners = rng.uniform(0, 300, (count, 2))
-        truth = np.concatenate([corners, corners + rng.uniform(10, 200, (count, 2))], 1).astype(np.float32)
+        truth = np.concatenate([corners, corners + rng.uniform(20, 200, (count, 2))], 1).astype(np.float32)
         objects = Objects(truth, rng.integers(1, 3, count), rng.random(count) < 0.2)
         found = np.repeat(truth if index != 5 else truth[:0], 2, 0)
-        found = (found + rng.normal(0, 8, found.shape)).astype(np.float32)
+        found = (found + rng.normal(0, 4, found.shape)).astype(np.float32)
         scores = np.round(rng.random(len(found)), 1).astype(np.float32)
         labels = np.where(rng.random(len(found)) < 0.8, np.repeat(objects.labels, 2)[: len(found)], 1)
         made.append(Detected((480, 640), objects, Boxes(found, scores, labels, ())))
