@@ -79,8 +79,8 @@ def make(path: Path, gain: float) -> Bundle:
 
 
 def test_what_keeps_the_average_precision_is_accepted_and_verified(tmp_path: Path, labelled: data.Dataset) -> None:
-    # Logits of hundreds beside offsets of three: one range for both would leave the offsets one step.
-    bundle = make(tmp_path / "red.vdz", 800.0)
+    # Logits of thousands beside offsets of three: one range for both would round the offsets to nothing.
+    bundle = make(tmp_path / "red.vdz", 8000.0)
     lines: list[str] = []
     made = add_variants(bundle, PrecisionOptions("int8", labelled), progress=lines.append)
     assert {(form.engine, form.metric, form.value) for form in made.manifest.variants} == {
