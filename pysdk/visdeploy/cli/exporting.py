@@ -33,10 +33,10 @@ def export(
     precision: Annotated[
         str, typer.Option(help="fp32; with it fp16, bf16, int8; or auto: all that keep the metric of --data.")
     ] = "fp32",
-    data: Annotated[Path | None, typer.Option(help="Images and masks to calibrate and measure on.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled images to calibrate and measure on.")] = None,
     data_format: Format = "auto",
     masks: Masks = None,
-    max_drop: Annotated[float, typer.Option(help="Largest drop of Dice or mean IoU.")] = 0.005,
+    max_drop: Annotated[float, typer.Option(help="Largest drop of the metric of --data.")] = 0.005,
     calibration: Annotated[int, typer.Option(help="Images that int8 takes its ranges from.")] = 64,
     engine: Annotated[
         list[str] | None, typer.Option(help="To make variants for; may be repeated; default, all.")
@@ -81,7 +81,7 @@ def export(
     if precision != "fp32":
         from visdeploy.precision import PrecisionOptions
 
-        labelled = None if data is None else _labelled_or_plain(data, data_format, masks)
+        labelled = None if data is None else _labelled_or_plain(data, data_format, masks, _task(source, spec))
         engines = tuple(engine) if engine else _ENGINES.get(format)
         wanted = PrecisionOptions(precision, labelled, max_drop, calibration, engines)
     elif data is not None or engine:
@@ -190,10 +190,24 @@ def _is_bundle(source: Path) -> bool:
     return source.suffix == ".vdz" or (source / "manifest.json").is_file()
 
 
-def _labelled_or_plain(path: Path, format: str, masks: str | None) -> "Dataset | list[Path]":
+def _task(source: Path, spec: Path | None) -> str | None:
+    if spec is not None and (task := _read_spec(spec).get("task")) is not None:
+        return str(task)
+    if _is_bundle(source):
+        from visdeploy.bundle import Bundle
+
+        return Bundle.open(source).manifest.task
+    if source.suffix == ".onnx":
+        return None
+    from visdeploy.train import checkpoint
+
+    return checkpoint.load(source)[1].task
+
+
+def _labelled_or_plain(path: Path, format: str, masks: str | None, task: str | None) -> "Dataset | list[Path]":
     """Read a data set; a folder that holds nothing but images is one without labels."""
     plain = path.is_dir() and not any(entry.is_dir() for entry in path.iterdir()) and any(path.iterdir())
-    return image_files([path]) if plain and format == "auto" and masks is None else open_data(path, format, masks)
+    return image_files([path]) if plain and format == "auto" and masks is None else open_data(path, format, masks, task)
 
 
 def _read_spec(path: Path) -> dict[str, Any]:
