@@ -95,7 +95,6 @@ def test_object_arrays_are_refused_unread(
         {"valid_0": np.array([0, 64])},
         {"valid_0": np.array([64])},
         {"valid_0": np.array(64)},
-        {"logits_0": np.zeros((64, 64), np.float32)},
         {"logits_0": np.zeros((1, 64, 64), np.float64)},
         {"logits_0": np.zeros((1, 0, 64), np.float32)},
         {"classes_0": np.zeros((30, 40), np.int64)},

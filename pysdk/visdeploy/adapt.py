@@ -61,8 +61,8 @@ def completed(spec: Spec | Mapping[str, Any], net: nn.Module) -> Spec | Mapping[
     """
     if isinstance(spec, Spec) or not isinstance(spec, Mapping):
         return spec
-    known: dict[str, Any] = net.spec_fields() if hasattr(net, "spec_fields") else {}
-    spec = {**known, **spec}
+    known: Any = getattr(net, "spec_fields", dict)
+    spec = {**known(), **spec}
     anchors, size = getattr(net, "anchors", None), spec.get("size")
     if spec.get("task") != "detection" or spec.get("anchors") is not None or not callable(anchors):
         return spec
@@ -71,7 +71,7 @@ def completed(spec: Spec | Mapping[str, Any], net: nn.Module) -> Spec | Mapping[
     except VisdeployError:
         raise
     except Exception as error:  # of a size that is none, or that the network cannot take
-        raise InputError(f"[export] size: the network has no anchors for {size} ({reason(error)})") from error
+        raise InputError(f"[export] size: the network has no anchors for {size} ({reason(error, 0)})") from error
 
 
 def single_output(net: nn.Module, spec: Spec, example: NDArray[np.uint8]) -> nn.Module:

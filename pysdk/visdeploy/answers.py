@@ -6,7 +6,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from visdeploy.postprocess import find_boxes, find_classes, find_masks
+from visdeploy.asked import Asked
+from visdeploy.postprocess import find
 from visdeploy.preprocess import Prepared
 from visdeploy.spec import Manifest, Spec
 from visdeploy.types import Boxes, Classes, Masks, Result
@@ -15,8 +16,6 @@ Answer = Mapping[str, NDArray[Any]]
 """Arrays by the names in `FIELDS`: `classes` (H, W) uint8 class map; `boxes` (K, 4) float32 corners in pixels of the
 source image, with `scores` (K,) float32 and `labels` (K,) int64; or `probabilities` (C,) float32."""
 
-# Of two boxes, so that NMS keeps both.
-_NEARLY_ONE = 0.9999
 _BOXES = ("boxes", "scores", "labels")
 FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "segmentation": ("classes",),
@@ -52,27 +51,24 @@ def contradiction(shape: tuple[int, ...], spec: Spec) -> str:
     return ""
 
 
-def read(logits: NDArray[np.float32], prepared: Prepared, spec: Manifest) -> Answer:
+def read(logits: NDArray[np.float32], prepared: Prepared, spec: Manifest, **asked: Any) -> Answer:
     """Return what the network's output says of an image, at the size of its source.
 
     Args:
         logits: What the network answered for it, without the batch.
         prepared: What `preprocess.prepare` made of the image.
         spec: The bundle's.
+        **asked: See `asked.Asked`.
     """
-    if spec.task == "segmentation":
-        return _arrays(find_masks(logits, prepared, spec))
-    if spec.task == "classification":
-        return _arrays(find_classes(logits, spec))
-    return _arrays(find_boxes(logits, prepared, spec))
+    anchors = None if spec.anchors is None else spec.anchors.boxes(spec.size)
+    return _arrays(next(find(logits[None], [prepared], spec, anchors, Asked(**asked))))
 
 
 def candidates(logits: NDArray[np.float32], prepared: Prepared, spec: Manifest) -> Answer:
     """Return the boxes that `read` chose from: a detector's before NMS, a localizer's with each of its labels."""
-    if spec.task == "detection":
-        assert spec.anchors is not None
-        every = {"iou_threshold": _NEARLY_ONE, "top_k": spec.anchors.count, "max_det": spec.anchors.count}
-        return read(logits, prepared, spec.model_copy(update=every))
+    if spec.anchors is not None:
+        unlimited = spec.model_copy(update={"top_k": spec.anchors.count})
+        return read(logits, prepared, unlimited, iou=1.0, max_det=spec.anchors.count * len(spec.labels))
     found, labels = read(logits, prepared, spec), np.arange(len(spec.labels))
     if len(labels) == 1:
         return found

@@ -71,8 +71,8 @@ def compare(answered: Answer | None, expected: Expected, spec: Manifest, precisi
     if spec.task == "classification":
         return _probabilities(expected.image, answered, reference["probabilities"])
     if answered is None:
-        total = max(1, len(reference["scores"]))
-        return Compared(expected.image, total, total, 1.0)
+        total = len(reference["scores"])
+        return Compared(expected.image, total, total, float("inf"))
     return _Matching(answered, expected, spec, precision).compared()
 
 
@@ -121,7 +121,9 @@ class _Matching:
     def compared(self) -> Compared:
         lonely = self._pair()
         total = sum(map(len, lonely))
-        counted = [self._not_at_a_threshold(side, lonely) for side in (0, 1)]
+        counted = [*lonely]
+        if self._spec.task == "detection":
+            counted = [self._not_at_a_threshold(side, lonely) for side in (0, 1)]
         self._pair_rivals(counted)
         changed = int(sum(flags.sum() for flags in counted))
         return Compared(self._expected.image, changed, total, changed / max(1, total))
