@@ -116,10 +116,11 @@ class _Whole(nn.Module):
 def _to_source(boxes: Tensor, valid: list[int], image: Tensor) -> Tensor:
     """Return (N, 4) boxes in pixels of the image, cut off at its edges, as postprocess does it."""
     height, width = image.shape[0], image.shape[1]
-    across, down = width / valid[1], height / valid[0]
-    scaled = boxes.double() * torch.tensor([across, down, across, down], dtype=torch.float64)
-    edges = torch.tensor([width, height, width, height], dtype=torch.float64)
-    return scaled.clamp(min=0).minimum(edges).float()
+    # Not by torch.tensor of both: TorchScript rounds its numbers to float32 first.
+    placed = boxes.double()
+    placed[:, 0::2] = (placed[:, 0::2] * (width / valid[1])).clamp(0, width)
+    placed[:, 1::2] = (placed[:, 1::2] * (height / valid[0])).clamp(0, height)
+    return placed.float()
 
 
 def _softmax(logits: Tensor) -> Tensor:
