@@ -168,7 +168,7 @@ def val(
 ) -> None:
     """Measure a bundle on the held-out images of a folder, at their own size."""
     from visdeploy import evaluation_report
-    from visdeploy.evaluate import Detections, measure
+    from visdeploy.evaluate import Detections, check_labels, measure
     from visdeploy.metrics import headline
     from visdeploy.predictor import load
     from visdeploy.tables import console
@@ -180,7 +180,7 @@ def val(
         if task is not None and task != spec.task:
             raise InputError(f"--task: {bundle} is for {spec.task}, not {task}")
         dataset = open_data(data, format, masks, spec.task)
-        _check_labels(dataset.labels, spec.labels)
+        check_labels(dataset.labels, spec, "val")
         note_engine(predictor.engine)
         tally = measure(predictor, dataset.val)
         ran = {"engine": predictor.engine.name, "precision": predictor.engine.precision}
@@ -199,20 +199,6 @@ def val(
     score = headline(figures)
     if minimum is not None and not figures[score] >= minimum:
         raise CheckFailedError(f"{bundle}: {score} is {figures[score]:.4f}, below {minimum}")
-
-
-def _check_labels(labels: tuple[str, ...], known: tuple[str, ...]) -> None:
-    if labels == known:
-        return
-    lacks, more = (
-        ", ".join(repr(name) for name in names if name not in others)
-        for names, others in ((known, labels), (labels, known))
-    )
-    differences = [f"lack {lacks}" if lacks else "", f"have {more} besides" if more else ""]
-    how = " and ".join(filter(None, differences)) or f"are the same in another order, {labels} instead of {known}"
-    raise InputError(
-        f"[val] data: its labels {how}; expected those of the bundle, in its order (labels.txt names those of a folder)"
-    )
 
 
 def _coco(tally: "Detections") -> dict[str, float]:
