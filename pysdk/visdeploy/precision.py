@@ -36,8 +36,8 @@ KINDS: Final[tuple[tuple[str, Precision], ...]] = (
     ("tensorrt", "fp16"),
     ("tensorrt", "int8"),
 )
-# Where int8 loses too much it is tried again: without the first and last layers, which cost most as a rule, then without
-# these shares of all layers, the costliest by measurement.
+# Where int8 loses too much it is tried again: without the first and last layers, which cost most as a rule, then
+# without these shares of all layers, the costliest by measurement.
 RETRIED_SHARES = (0.1, 0.25)
 
 

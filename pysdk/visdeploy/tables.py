@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -18,6 +19,11 @@ from visdeploy.throughput import Figures
 _PIPE_WIDTH = 100_000
 # So many ways of use stand next to each other in 80 columns; more of them go into a table of their own.
 _USES = 4
+# What says nothing of other tasks.
+_FIELDS_OF = {
+    "segmentation": ("ignore_index", "tile_overlap"),
+    "detection": ("box_weights", "iou_threshold", "top_k", "max_det", "nms"),
+}
 _MARKS = ("p50", "p95", "p99")
 
 
@@ -106,9 +112,14 @@ def of_manifest(path: str, manifest: Manifest) -> Group:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in manifest.model_dump(mode="json", exclude={"files", "palette", "labels", "variants"}).items():
+    shown_below = {"files", "palette", "labels", "variants"}
+    foreign = {name for task, names in _FIELDS_OF.items() if task != manifest.task for name in names}
+    for name, value in manifest.model_dump(mode="json", exclude=shown_below | foreign).items():
         if value not in (None, {}, []):
-            shown = ", ".join(f"{key}: {item}" for key, item in value.items()) if isinstance(value, dict) else value
+            shown = _listed(value) if isinstance(value, dict) else value
+            if name == "anchors" and manifest.anchors is not None:
+                arguments = {key: entry for key, entry in value.items() if key not in ("rule", "corners")}
+                shown = ", ".join(filter(None, (f"{manifest.anchors.count:,} of {value['rule']}", _listed(arguments))))
             table.add_row(name, escape(str(shown)))
     for variant in manifest.variants:
         table.add_row(f"{variant.engine} {variant.precision}", escape(_verdict(variant)))
@@ -140,6 +151,10 @@ def _titled(title: str, table: Table, notes: Sequence[str] = ()) -> Group:
 
 def _quantiles(marks: Quantiles, digits: int) -> list[str]:
     return [f"{mark:.{digits}f}" for mark in (marks.p50, marks.p95, marks.p99)]
+
+
+def _listed(entries: dict[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in entries.items() if value is not None)
 
 
 def _verdict(variant: Variant) -> str:
