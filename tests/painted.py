@@ -58,9 +58,11 @@ def localizer(**changes: Any) -> Predictor:
         height, width = image.shape[:2]
         shares = columns.min() / width, rows.min() / height, (columns.max() + 1) / width, (rows.max() + 1) / height
         x = np.clip(shares, 1e-6, 1 - 1e-6)
-        return np.append(np.log(x / (1 - x)), 8 * image.sum((0, 1))[:2])
+        box = np.log(x / (1 - x))
+        return box if len(model.spec.labels) == 1 else np.append(box, 8 * image.sum((0, 1))[:2])
 
-    return _predictor(read, {"task": "localization"} | changes)
+    model = _predictor(read, {"task": "localization"} | changes)
+    return model
 
 
 def classifier(**changes: Any) -> Predictor:

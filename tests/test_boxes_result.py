@@ -1,16 +1,22 @@
 """Predictors of detectors, localizers and classifiers, over an engine that answers what a test says."""
 
+import csv
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from visdeploy import cli, image
 from visdeploy.bundle import Bundle
 from visdeploy.errors import EngineError, InputError
 from visdeploy.postprocess import find_boxes
+from visdeploy.prediction_files import PredictionFiles
 from visdeploy.predictor import Predictor
 from visdeploy.preprocess import prepare
 from visdeploy.spec import Manifest
@@ -103,10 +109,10 @@ def test_what_is_asked_for(asked: dict[str, Any], names: list[str]) -> None:
 
 
 def test_one_image_alone_is_answered_as_in_a_predictor() -> None:
-    spec, image = manifest(), photo(90, 70)
+    spec, pixels = manifest(), photo(90, 70)
     assert spec.anchors is not None
-    alone = find_boxes(TWO, prepare(image, spec), spec, spec.anchors.boxes(spec.size), conf=0.3, classes=["cat"])
-    there = says(TWO)(image, conf=0.3, classes=["cat"]).boxes
+    alone = find_boxes(TWO, prepare(pixels, spec), spec, spec.anchors.boxes(spec.size), conf=0.3, classes=["cat"])
+    there = says(TWO)(pixels, conf=0.3, classes=["cat"]).boxes
     assert there is not None
     np.testing.assert_array_equal(alone.xyxy, there.xyxy)
     assert alone.names == there.names == ("cat",)
@@ -222,3 +228,147 @@ def test_classifier_answers_probabilities() -> None:
     certain = says(np.array([np.inf, 0.0]), "classification")(photo(33, 44)).classes
     assert certain is not None
     assert (certain.name, certain.score) == ("cat", 1)
+
+
+def test_boxes_as_plain_values() -> None:
+    result = says(TWO)(photo(120, 300))
+    document = json.loads(result.to_json())
+    assert "masks" not in document
+    first, second = document["boxes"]
+    assert (first["label"], first["name"], second["name"]) == (1, "cat", "dog")
+    assert first["score"] == pytest.approx(0.9)
+    assert first["xyxy"] == pytest.approx([30, 20, 90, 60], rel=1e-5)
+    annotation = result.to_coco(5)[1]
+    assert annotation["bbox"] == pytest.approx([150, 40, 120, 60], rel=1e-5)
+    assert annotation["score"] == pytest.approx(0.8)
+    assert (annotation["image_id"], annotation["category_id"], annotation["iscrowd"]) == (5, 2, 0)
+    assert annotation["area"] == pytest.approx(7200, rel=1e-5)
+    with pytest.raises(InputError, match=r"to_kaggle.*expected masks, got boxes or a class"):
+        result.to_kaggle()
+
+
+def test_pycocotools_takes_boxes_as_results() -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    truth = coco.COCO()
+    truth.dataset = {"images": [{"id": 5}], "categories": [{"id": 1}, {"id": 2}], "annotations": [], "info": {}}
+    truth.createIndex()
+    loaded = truth.loadRes(says(TWO)(photo(120, 300)).to_coco(5))
+    assert [entry["category_id"] for entry in loaded.loadAnns(loaded.getAnnIds())] == [1, 2]
+
+
+def test_a_class_as_plain_values() -> None:
+    result = says(np.array([0.0, np.log(3)]), "classification")(photo(33, 44))
+    document = json.loads(result.to_json())["classes"]
+    assert (document["label"], document["name"]) == (1, "dog")
+    assert document["probabilities"] == pytest.approx([0.25, 0.75])
+    with pytest.raises(InputError, match=r"to_coco.*the class of a whole image"):
+        result.to_coco(1)
+
+
+def test_supervision_gets_boxes_and_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = ModuleType("supervision")
+    package.Detections = package.Classifications = SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "supervision", package)
+    given = says(TWO)(photo(120, 300)).to_supervision()
+    np.testing.assert_allclose(given.xyxy[0], [30, 20, 90, 60], rtol=1e-5)
+    assert given.class_id.tolist() == [1, 2]
+    assert given.data["class_name"].tolist() == ["cat", "dog"]
+    np.testing.assert_allclose(given.confidence, [0.9, 0.8], rtol=1e-5)
+    assert says(TWO)(photo(60, 100), conf=0.99).to_supervision().data["class_name"].shape == (0,)
+    classes = says(np.array([0.0, np.log(3)]), "classification")(photo(33, 44)).to_supervision()
+    np.testing.assert_allclose(classes.confidence, [0.25, 0.75], rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0, 127, 255])
+def test_boxes_and_names_stand_out_on_any_background(level: int) -> None:
+    """Along a frame, and where its name is, lie both black and white; elsewhere nothing has changed."""
+    pixels = np.full((300, 500, 3), level, np.uint8)
+    drawn = says(TWO)(pixels, classes=["cat"]).plot().array
+    assert drawn.dtype == np.uint8
+    frame, inside, outside = drawn[100, 50:60], drawn[52:90, 52:150], drawn[:48]
+    for part in (frame, inside.reshape(-1, 3)):
+        assert (part < 30).all(1).any()
+        assert (part > 225).all(1).any()
+    assert (frame == says(TWO).spec.palette[1]).all(1).any()
+    assert (outside == level).all()
+    assert (pixels == level).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (7, 1), (20, 20), (40, 600), (600, 40)])
+def test_images_of_any_shape_can_be_drawn(size: tuple[int, int]) -> None:
+    pixels = np.zeros((*size, 3), np.uint8)
+    assert says(TWO)(pixels).plot().array.shape == (*size, 3)
+    assert says(np.array([1.0, 2.0]), "classification")(pixels).plot().array.shape == (*size, 3)
+
+
+def test_names_stay_inside_the_image() -> None:
+    """The same box in each corner of an image: as much white is drawn as in the middle."""
+    corners = [[0, 0, 9, 6], [91, 0, 100, 6], [0, 54, 9, 60], [91, 54, 100, 60], [45, 27, 54, 33]]
+    whites = []
+    for corner in corners:
+        anchors = {"rule": "boxes", "corners": [corner]}
+        model = says(rows((0.05, 0.9, 0.05))[:1], anchors=anchors)
+        whites.append(int((model(np.zeros((240, 400, 3), np.uint8)).plot().array > 225).all(2).sum()))
+    assert max(whites) - min(whites) <= 0.02 * min(whites)
+
+
+def test_what_was_found_first_lies_on_top() -> None:
+    answer = rows((0.01, 0.98, 0.01), (1, 1e-9, 1e-9), (0.3, 0.01, 0.69))
+    drawn = says(answer)(np.zeros((300, 500, 3), np.uint8)).plot().array
+    assert (drawn[52, 70:140] == says(answer).spec.palette[1]).all()  # where the frames of both run
+
+
+@pytest.mark.parametrize("task", ["detection", "localization", "classification"])
+def test_prediction_files(task: str, tmp_path: Path) -> None:
+    answers = {"detection": TWO, "localization": np.array([-1, -1, 1, 1, 0, 1.0]), "classification": np.array([0, 1.0])}
+    path = tmp_path / "a.png"
+    image.write(path, photo(60, 100))
+    model = says(answers[task], task)
+    files = PredictionFiles(tmp_path / "out", model.spec)
+    for result in model.stream([path, path]):
+        files.add(result)
+    files.close()
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {*files.tables, "a.png", "a-2.png"}
+    name = "classes.csv" if task == "classification" else "boxes.csv"
+    with (tmp_path / "out" / name).open(newline="") as file:
+        heading, *lines = csv.reader(file)
+    assert heading == ["file", "label", "score", *([] if task == "classification" else ["x1", "y1", "x2", "y2"])]
+    if task == "classification":
+        assert files.tables == ("classes.csv",)
+        assert [line[:2] for line in lines] == [["a.png", "dog"], ["a-2.png", "dog"]]
+        return
+    document = json.loads((tmp_path / "out" / "coco.json").read_text())
+    boxes = result.boxes
+    assert boxes is not None
+    assert len(lines) == len(document["annotations"]) == 2 * len(boxes)
+    assert [line[1] for line in lines[: len(boxes)]] == list(boxes.names)
+    np.testing.assert_allclose(np.array([line[3:] for line in lines[: len(boxes)]], float), boxes.xyxy)
+    categories = {entry["id"]: entry["name"] for entry in document["categories"]}
+    assert categories == ({1: "cat", 2: "dog"} if task == "detection" else {0: "cat", 1: "dog"})
+    for line, annotation in zip(lines, document["annotations"], strict=True):
+        assert categories[annotation["category_id"]] == line[1]
+        assert annotation["score"] == float(line[2])
+
+
+def test_predict_command_says_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image.write(tmp_path / "a.png", photo(60, 100))
+    monkeypatch.setattr("visdeploy.predictor.load", lambda *_, **__: says(TWO))
+
+    def run(*options: str) -> tuple[int, str, str]:
+        folder = ["predict", "says.vdz", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", ["visdeploy", *folder, *options])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    code, shown, _ = run("--iou", "0.9", "--conf", "0.5", "--max-det", "9", "--classes", "cat, 2")
+    assert code == 0
+    assert "1 of 1 images, 3 boxes (2 cat, 1 dog) -> " in shown
+    assert "(coco.json, boxes.csv, overlays)" in shown
+    code, _, complaint = run("--classes", "cta")
+    assert code == 2
+    assert "the model knows no class 'cta'; did you mean 'cat'?" in complaint

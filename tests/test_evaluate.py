@@ -58,6 +58,9 @@ def test_localization_is_measured_in_pixels_of_the_network() -> None:
     figures = evaluate(painted.localizer(resize="letterbox", interpolation="nearest"), items)
     iou = (1 + 24 / 40) / 2
     assert figures == pytest.approx({"loc_accuracy": 0.5, "accuracy": 0.5, "iou": iou, "l1": 1}, abs=1e-4)
+    # A model of boxes alone does not ask for the class.
+    boxes = painted.localizer(resize="letterbox", interpolation="nearest", labels=["object"])
+    assert evaluate(boxes, items) == pytest.approx({"loc_accuracy": 1, "iou": iou, "l1": 1}, abs=1e-4)
     figures = evaluate(painted.localizer(interpolation="nearest"), items)
     assert figures["l1"] == pytest.approx(1, abs=1e-4)
     assert figures["iou"] == pytest.approx(iou, abs=1e-4)

@@ -40,8 +40,11 @@ class Curve:
     @property
     def eleven_points(self) -> float:
         """Mean of the best precision from recall 0, 0.1, ... 1 on: VOC's AP until 2009."""
-        first = np.searchsorted(self.recall, np.arange(11) / 10)
-        return float(np.append(self._envelope(), 0)[first].mean())
+        return float(self.precision_from(np.arange(11) / 10).mean())
+
+    def precision_from(self, recall: Floats) -> Floats:
+        """Return the best precision at each recall or a higher one; 0 where none was reached."""
+        return np.append(self._envelope(), 0)[np.searchsorted(self.recall, recall)]
 
     def at(self, confidence: float) -> tuple[float, float]:
         """Return precision and recall of the detections above a score; NaN where the ratio has no meaning."""

@@ -36,12 +36,12 @@ def to_inclusive_yxyx(boxes: ArrayLike) -> Boxes:
 
 def from_pascal(boxes: ArrayLike) -> Boxes:
     """Pascal VOC's own files: xmin, ymin, xmax, ymax, counted from 1, the last pixel included."""
-    return _stacked(boxes) - np.array([1, 1, 0, 0])
+    return np.asarray(_stacked(boxes) - [1, 1, 0, 0])
 
 
 def to_pascal(boxes: ArrayLike) -> Boxes:
     """Invert `from_pascal`."""
-    return _stacked(boxes) + np.array([1, 1, 0, 0])
+    return np.asarray(_stacked(boxes) + np.array([1, 1, 0, 0]))
 
 
 def from_yolo(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:
