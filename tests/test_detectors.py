@@ -10,6 +10,8 @@ torch = pytest.importorskip("torch")
 from visdeploy import models, ops  # noqa: E402
 from visdeploy.errors import InputError  # noqa: E402
 
+# Torch says that TorchScript and its ONNX exporter are deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 SMALL = {"encoder": "resnet10t", "num_classes": 2}
 NETS = {
     "ssd": {"name": "ssd", "channels": 8, **SMALL},
@@ -53,7 +55,6 @@ def net(request):
         return models.create(**NETS[request.param]).eval()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_every_conversion_gives_the_same_answers(net):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -170,6 +171,7 @@ def test_mobilenet_v2_takes_torchvisions_weights(tmp_path):
     with torch.no_grad():
         maps = net.encoder(x)
         torch.testing.assert_close(published.features[18](maps[-1]), published.features(x))
+        torch.testing.assert_close(torch.jit.script(net.encoder)(x), maps)
     assert [tuple(one.shape[1:]) for one in maps] == [
         (channels, 64 // stride, 96 // stride)
         for channels, stride in zip(net.encoder.channels, net.encoder.strides, strict=True)
@@ -237,6 +239,17 @@ def test_torchvisions_answers_come_out_of_its_raw_heads():
     np.testing.assert_allclose(ours.scores, theirs["scores"], atol=1e-5)
 
 
+def test_a_torchvision_backbone_may_return_one_map():
+    from torchvision.models.detection import anchor_utils, ssd
+
+    body = torch.nn.Conv2d(3, 8, 8, 8)
+    body.out_channels = [8]
+    boxes = anchor_utils.DefaultBoxGenerator([[2]], scales=[0.2, 0.4])
+    net = models.from_torchvision(ssd.SSD(body, boxes, (96, 64), 2, head=ssd.SSDHead([8], [4], 2)).eval())
+    assert net.spec_fields()["anchors"].feature_sizes == ((8, 12),)
+    assert torch.jit.script(net)(torch.zeros(1, 3, 64, 96)).shape == (1, 8 * 12 * 4, 2 + 4)
+
+
 def test_torchvisions_spec_is_whole():
     from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
@@ -272,8 +285,8 @@ def test_an_architecture_of_lists_survives_a_manifest():
         ({"channels": 1}, "channels and extras"),
         ({"strides": (8, 12)}, "strides: the backbone has maps of strides .2, 4, 8, 16, 32., and none of 12"),
         ({"strides": (16, 8)}, "strides: expected rising numbers"),
-        ({"scales": [0.1, 0.2]}, "scales: expected 6 positive numbers for 5 maps"),
-        ({"aspect_ratios": [[1], [2]]}, "aspect_ratios: expected positive numbers, or 5 lists of them"),
+        ({"scales": [0.1, 0.2]}, "scales: expected 5 positive numbers for 4 maps"),
+        ({"aspect_ratios": [[1], [2]]}, "aspect_ratios: expected positive numbers, or 4 lists of them"),
         ({"aspect_ratios": [2, -1]}, "aspect_ratios: expected positive numbers"),
         ({"name": "localizer", "predicts": "boxes"}, "predicts: expected both, box, label, got 'boxes'"),
         ({"name": "localizer", "dropout": 1}, "dropout"),

@@ -18,7 +18,7 @@ LAYERS = (
         *("errors", "native", "tolerance", "metrics", "whole_file", "lanes", "machine", "onnx_files", "report"),
         "torch_library",
     },
-    {"spec", "anchors", "mask", "ops", "image", "drawing", "average_precision"},
+    {"spec", "anchors", "mask", "ops", "image", "average_precision", "drawing"},
     {"asked", "bundle", "types", "preprocess", "tiling"},
     {"postprocess", "cache"},
     {"answers", "engines"},
@@ -48,17 +48,8 @@ TRAINING = (
 )
 RUNTIME = set().union(*LAYERS)
 # These join the two halves, and import the training side only inside what needs it.
-COMMANDS = {
-    "cli",
-    "demo",
-    "evaluate",
-    "coco_figures",
-    "evaluation_plots",
-    "evaluation_report",
-    "tables",
-    "__main__",
-    "__init__",
-}
+COMMANDS = {"cli", "demo", "evaluate", "tables", "__main__", "__init__"}
+COMMANDS |= {"coco_figures", "evaluation_plots", "evaluation_report"}
 # What torch itself loads: it is imported alone, and by what makes graphs.
 GRAPHS = {"torch_ops"}
 # This one runs the network in torch, for benchmarks to compare with.

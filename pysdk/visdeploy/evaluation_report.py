@@ -78,17 +78,22 @@ def of_tally(title: str, figures: Mapping[str, float], tally: Tally) -> Group:
     return Group(*made)
 
 
+def document(figures: Mapping[str, Any], tally: Tally) -> dict[str, Any]:
+    """Return the figures with a list of classes and the confusion, where there are any, for JSON."""
+    counted = confusion(tally)
+    if counted is None:
+        return dict(figures)
+    matrix = {"labels": list(counted[0]), "counts": counted[1].tolist()}
+    return {**figures, "classes": rows(tally), "confusion": matrix}
+
+
 def write(folder: Path, document: Mapping[str, Any], tally: Tally) -> list[Path]:
     """Write `val.json`, and of boxes and classes what can be drawn; return what was written."""
     folder.mkdir(parents=True, exist_ok=True)
-    counted = confusion(tally)
-    complete = {**document, "classes": rows(tally)}
-    if counted is not None:
-        complete["confusion"] = {"labels": list(counted[0]), "counts": counted[1].tolist()}
     written = [folder / "val.json"]
     with whole_file(written[0]) as partial:
-        partial.write_text(json.dumps(complete, indent=2) + "\n")
-    if counted is not None:
+        partial.write_text(json.dumps(document, indent=2) + "\n")
+    if (counted := confusion(tally)) is not None:
         from visdeploy import evaluation_plots
 
         written.append(folder / "confusion.png")

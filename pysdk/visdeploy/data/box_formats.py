@@ -1,7 +1,7 @@
 """The conventions in which boxes are written down, and the one that is used here: corners, the second exclusive.
 
-A box x1, y1, x2, y2 covers x1 <= x < x2 and y1 <= y < y2 in pixels, so that its width is x2 - x1. All functions take and
-return (N, 4) arrays; whole numbers pass through unchanged in value.
+A box x1, y1, x2, y2 covers x1 <= x < x2 and y1 <= y < y2 in pixels, so that its width is x2 - x1. All functions take
+and return (N, 4) arrays.
 """
 
 import numpy as np
@@ -36,12 +36,12 @@ def to_inclusive_yxyx(boxes: ArrayLike) -> Boxes:
 
 def from_pascal(boxes: ArrayLike) -> Boxes:
     """Pascal VOC's own files: xmin, ymin, xmax, ymax, counted from 1, the last pixel included."""
-    return _stacked(boxes) - [1, 1, 0, 0]
+    return _stacked(boxes) - np.array([1, 1, 0, 0])
 
 
 def to_pascal(boxes: ArrayLike) -> Boxes:
     """Invert `from_pascal`."""
-    return _stacked(boxes) + [1, 1, 0, 0]
+    return _stacked(boxes) + np.array([1, 1, 0, 0])
 
 
 def from_yolo(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:

@@ -1,8 +1,8 @@
 """What readers of boxes share: one rule for which boxes count, one way to make a data set of what they found.
 
-Note [Which boxes count]. A box is dropped, and a note says so, if a corner is not finite, if it has no area (x2 <= x1 or
-y2 <= y1), or if it lies wholly outside its image. A box that reaches beyond its image is clipped to it; one note counts
-those that lose more than half a pixel.
+Note [Which boxes count]. A box is dropped, and a note says so, if a corner is not finite, if it has no area (x2 <= x1
+or y2 <= y1), or if it lies wholly outside its image. A box that reaches beyond its image is clipped to it; one note
+counts those that lose more than half a pixel.
 """
 
 from collections.abc import Sequence
