@@ -65,9 +65,27 @@ void print_probabilities(const c10::IValue& answer, const c10::List<c10::IValue>
   }
 }
 
+// The one line of an error of torch that says what is wrong, without the stack around it.
+std::string sentence(const std::exception& error) {
+  const auto* own = dynamic_cast<const c10::Error*>(&error);
+  std::string text = own ? own->what_without_backtrace() : error.what();
+  const auto raised = text.rfind("RuntimeError: ");
+  if (raised != std::string::npos) text = text.substr(raised + std::string_view("RuntimeError: ").size());
+  const auto first = text.find_first_not_of('\n');
+  return first == std::string::npos ? text : text.substr(first, text.find('\n', first) - first);
+}
+
+torch::jit::Module load(const std::string& path) {
+  if (!std::ifstream(path)) throw std::runtime_error(path + ": cannot be opened");
+  try {
+    return torch::jit::load(path, torch::kCPU);
+  } catch (const std::exception& error) {
+    throw std::runtime_error(path + ": torch cannot load it: " + sentence(error));
+  }
+}
+
 void run(const std::string& model_path, const std::string& image_path) {
-  if (!std::ifstream(model_path)) throw std::runtime_error(model_path + ": cannot be opened");
-  torch::jit::Module model = torch::jit::load(model_path, torch::kCPU);
+  torch::jit::Module model = load(model_path);
   if (!model.find_method("predict")) {
     throw std::runtime_error(model_path +
                              ": has no method predict; make it with `visdeploy export --format torchscript`");
@@ -85,16 +103,6 @@ void run(const std::string& model_path, const std::string& image_path) {
   } else {
     print_boxes(answer, labels);
   }
-}
-
-// The one line of an error of torch that says what is wrong, without the stack around it.
-std::string sentence(const std::exception& error) {
-  const auto* own = dynamic_cast<const c10::Error*>(&error);
-  std::string text = own ? own->what_without_backtrace() : error.what();
-  const auto raised = text.rfind("RuntimeError: ");
-  if (raised != std::string::npos) text = text.substr(raised + std::string_view("RuntimeError: ").size());
-  const auto first = text.find_first_not_of('\n');
-  return first == std::string::npos ? text : text.substr(first, text.find('\n', first) - first);
 }
 
 }  // namespace

@@ -41,7 +41,9 @@ def of_report(report: Report) -> Group:
     drifted = []
     for row in report.rows:
         share = "a share " if row.unit.startswith("of ") else ""
-        counted = "" if row.total is None else f"; changed are of {row.total:,}{row.unit.removeprefix('of the')}"
+        # Pixels are as many for every engine; boxes are not, and stand beside.
+        pixels = row.total is not None and row.unit == "of the pixels"
+        counted = f"; changed px are of {row.total:,}" if pixels else ""
         units.setdefault(f"{share}{row.unit}{counted}", {})[row.stage] = None
         if not row.ok:
             where = f": worst in {Path(row.worst).name}" if row.worst else ""
@@ -51,7 +53,7 @@ def of_report(report: Report) -> Group:
             escape(row.ran_on) or "any",
             f"{row.error:.2g}",
             f"{row.limit:.2g}",
-            "" if row.changed is None else f"{row.changed:,}",
+            "" if row.changed is None else f"{row.changed:,}" if pixels else f"{row.changed:,} of {row.total:,}",
             "" if row.dice is None else f"{row.dice:.5f}",
             "[green]same[/]" if row.ok else "[bold red]DRIFTED[/]",
         )
