@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from visdeploy.anchors import DefaultBoxes
+
 
 class ConvNet(nn.Module):
     """Two convolutions with seeded weights; logits at 1/stride of the input's size."""
@@ -65,3 +67,38 @@ class UnscriptableNet(nn.Module):
         for step in steps:
             x = step(x)
         return x
+
+
+class BoxNet(nn.Module):
+    """A detector of 64x64 images with seeded weights that is sure of some boxes: a map of 8x8, four anchors a cell."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.values = classes + 1 + 4
+        self.body = ConvNet(8, stride=8)
+        self.head = nn.Conv2d(8, 4 * self.values, 1)
+        generator = torch.Generator().manual_seed(classes)
+        self.head.weight.data = torch.randn(self.head.weight.shape, generator=generator) * 0.4
+        self.head.bias.data = torch.randn(self.head.bias.shape, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.body(x))).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.values)
+
+    def anchors(self, size: tuple[int, int]) -> DefaultBoxes:
+        cells = (-(-size[0] // 8), -(-size[1] // 8))
+        return DefaultBoxes(feature_sizes=(cells,), aspect_ratios=((2.0,),), scales=(0.2, 0.4))
+
+
+class TwoHeads(nn.Module):
+    """The same with logits and offsets apart, as most detectors have them."""
+
+    def __init__(self, classes: int, form: str) -> None:
+        super().__init__()
+        self.net, self.form = BoxNet(classes), form
+
+    def forward(self, x: Tensor) -> object:
+        answer = self.net(x)
+        logits, offsets = answer[..., :-4], answer[..., -4:]
+        if self.form == "dict":
+            return {"bbox_regression": offsets, "cls_logits": logits}
+        return (logits, offsets) if self.form == "logits first" else (offsets, x, logits)

@@ -17,9 +17,9 @@ from visdeploy.bundle import Bundle
 from visdeploy.errors import CheckFailedError, InputError, MissingDependencyError, UnsupportedError
 from visdeploy.machine import resident_memory
 from visdeploy.regression import Baseline
+from visdeploy.report import NotRun, Row
 from visdeploy.spec import Variant
 from visdeploy.throughput import Entry, Figures, Loaded, compete, digest, take_turns
-from visdeploy.verify import NotRun, Row
 
 IMAGES = [np.zeros((64, 64, 3), np.uint8), np.full((70, 30, 3), 200, np.uint8)]
 

@@ -257,7 +257,7 @@ def test_newer_minor_schema_is_read(tmp_path: Path) -> None:
         (manifest(size=[1 << 40, 64]), "not valid: size"),
         (manifest(divisor=1 << 40), "not valid: divisor"),
         (manifest(std=[0.1, float("nan"), 0.1]), "not valid: std"),
-        (manifest(architecture={"deep": [[]]}), "architecture: expected plain"),
+        (manifest(architecture={"deep": [[[]]]}), "architecture: expected plain"),
         (manifest(files=[]), "not valid: files"),
         (manifest(files={"model.onnx": {"sha256": "x", "size": 1}}), "not valid: files"),
         (manifest(files={"model.onnx": {"sha256": "0" * 64, "size": -1}}), "not valid: files"),

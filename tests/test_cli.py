@@ -314,7 +314,7 @@ def test_verify_names_what_drifted_and_what_cannot_run(run, binary_bundle, photo
     not_run = {entry["what"]: entry["why"] for entry in report["not_run"]}
     assert {str(photo_folder / "b.jpg"), "onnxruntime"} <= not_run.keys() <= {*NAMES, str(photo_folder / "b.jpg")}
     (own,) = [row for row in report["rows"] if row["stage"] == "own images"]
-    assert (own["engine"], own["changed"], own["pixels"]) == ("openvino", 0, 2 * 50 * 70)
+    assert (own["engine"], own["changed"], own["total"]) == ("openvino", 0, 2 * 50 * 70)
     code, out, _ = run("verify", binary_bundle, "--engine", "all", "--precision", "all")
     assert code == 0
     assert "not run here: onnxruntime: " in out

@@ -14,10 +14,10 @@ import visdeploy as vd
 from conftest import ENGINES
 from visdeploy import tolerance
 from visdeploy.bundle import ONNX, TORCHSCRIPT, Bundle
+from visdeploy.comparison import relative_error
 from visdeploy.engines import cpu_quota, installed, open_engine, status
 from visdeploy.errors import BundleError, EngineError, InputError, MissingDependencyError, UnsupportedError
 from visdeploy.spec import Variant
-from visdeploy.verify import relative_error
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,11 @@ import visdeploy as vd  # noqa: E402
 from nets import ConvNet, DictNet, PickyNet, TupleNet, UnscriptableNet  # noqa: E402
 from visdeploy import image, tolerance  # noqa: E402
 from visdeploy.bundle import ONNX, TORCHSCRIPT, Bundle, Spec  # noqa: E402
+from visdeploy.comparison import relative_error  # noqa: E402
 from visdeploy.errors import CheckFailedError, EngineError, InputError  # noqa: E402
 from visdeploy.export import export  # noqa: E402
 from visdeploy.preprocess import prepare  # noqa: E402
-from visdeploy.verify import relative_error, verify  # noqa: E402
+from visdeploy.verify import verify  # noqa: E402
 
 Image = NDArray[np.uint8]
 SPEC = {"task": "segmentation", "labels": ["car"], "size": 64, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}

@@ -25,8 +25,9 @@ from visdeploy.errors import CheckFailedError, EngineError, InputError, MissingD
 from visdeploy.golden import pack, unpack
 from visdeploy.openvino_ir import export_openvino
 from visdeploy.pt2 import export_pt2
+from visdeploy.report import Report
 from visdeploy.spec import Variant
-from visdeploy.verify import Report, verify
+from visdeploy.verify import verify
 
 UNET = {"name": "unet", "encoder": "test_efficientnet", "num_classes": 1, "decoder_channels": 8}
 SPEC = {"task": "segmentation", "labels": ["car"], "mean": 0.5, "std": 0.5}

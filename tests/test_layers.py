@@ -14,11 +14,12 @@ PACKAGE = ROOT / "pysdk" / "visdeploy"
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "native", "tolerance", "metrics", "whole_file", "lanes", "machine", "onnx_files"},
+    {"errors", "native", "tolerance", "metrics", "whole_file", "lanes", "machine", "onnx_files", "report"},
     {"spec", "anchors", "mask", "ops", "image"},
-    {"bundle", "types", "preprocess", "tiling"},
+    {"asked", "bundle", "types", "preprocess", "tiling"},
     {"postprocess", "cache"},
-    {"engines", "golden"},
+    {"answers", "engines"},
+    {"comparison", "golden"},
     {"predictor"},
     {
         "benchmark",
@@ -38,6 +39,7 @@ TRAINING = (
     {"train"},
     {"calibration", "quantize"},
     {"precision"},
+    {"adapt"},
     {"export", "onnx_graph"},
     {"pt2"},
 )

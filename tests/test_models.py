@@ -85,7 +85,7 @@ def test_decoder_width_is_an_option():
         ({"name": "unet", "encoder": "test_mambaout"}, "on axis 1"),
         (
             {"name": "unet", "encoder": "resnet18", "decoder_chanels": 3},
-            "expected decoder_channels as its options, got 'decoder_chanels'",
+            "expected decoder_channels as options, got 'decoder_chanels'",
         ),
         ({"name": "unet", "encoder": "resnet18", "num_classes": 0}, "at least 1"),
     ],

@@ -6,8 +6,9 @@ import pytest
 from numpy.typing import NDArray
 
 from visdeploy import mask, tolerance
+from visdeploy.asked import logit_threshold
 from visdeploy.errors import EngineError, InputError
-from visdeploy.postprocess import find_masks, logit_threshold
+from visdeploy.postprocess import find_masks
 from visdeploy.preprocess import prepare
 from visdeploy.spec import Manifest
 

@@ -23,9 +23,9 @@ from torch import nn  # noqa: E402
 
 from visdeploy import export  # noqa: E402
 from visdeploy.calibration import FEWEST, prepare_images  # noqa: E402
+from visdeploy.comparison import relative_error  # noqa: E402
 from visdeploy.precision import PrecisionOptions, add_variants  # noqa: E402
 from visdeploy.quantize import Quantizer, as_model  # noqa: E402
-from visdeploy.verify import relative_error  # noqa: E402
 
 SPEC = {"task": "segmentation", "labels": ["red"], "size": (32, 64), "mean": 0.5, "std": 0.5}
 EVERY_KIND = {

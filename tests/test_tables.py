@@ -9,7 +9,7 @@ import stub
 from test_benchmark import figures
 from visdeploy import tables
 from visdeploy.benchmark import STAGES, Measurement, Quantiles
-from visdeploy.verify import NotRun, Report, Row
+from visdeploy.report import NotRun, Report, Row
 
 MARKS = Quantiles(12.345, 123.456, 1123.4)
 WHY = "no driver was found, and this sentence says so at such a length that a terminal has to break it"

@@ -15,6 +15,7 @@ from conftest import ENGINES
 from visdeploy import golden as goldens
 from visdeploy import image, tolerance
 from visdeploy.bundle import GOLDEN, ONNX, TORCHSCRIPT, Bundle, write
+from visdeploy.comparison import relative_error
 from visdeploy.engines import NAMES
 from visdeploy.errors import (
     BundleError,
@@ -25,8 +26,9 @@ from visdeploy.errors import (
     VisdeployError,
 )
 from visdeploy.golden import Golden
+from visdeploy.report import Report
 from visdeploy.spec import Manifest, Variant
-from visdeploy.verify import Report, relative_error, verify
+from visdeploy.verify import verify
 
 Rebuild = Callable[..., Path]
 Replace = Callable[[Golden], Golden]
@@ -175,7 +177,7 @@ def test_golden_logits_that_are_not_finite_never_pass(rebuild: Rebuild, classes_
 
 def test_second_image_counts_as_much_as_the_first(rebuild: Rebuild, classes_bundle: Path) -> None:
     recorded = goldens.unpack(Bundle.open(classes_bundle).read(GOLDEN), "")
-    recorded[1].classes[:] = 3 - recorded[1].classes
+    recorded[1].answer["classes"][:] = 3 - recorded[1].answer["classes"]
     report = verify(rebuild(classes_bundle, files={GOLDEN: goldens.pack(recorded)}))
     assert drifted(report) == with_end_to_end("postprocess")
 
@@ -294,7 +296,7 @@ def test_drifted_precision_is_named_with_its_pixels(stubs: Answers) -> None:
     assert drifted(report) == [("network", "openvino"), ("end to end", "openvino")]
     network, masks = [row for row in report.rows if not row.ok]
     assert network.error == pytest.approx(0.3, rel=1e-5)
-    assert (masks.changed, masks.pixels, masks.worst) == (819, 2 * 64 * 64, "golden 1")
+    assert (masks.changed, masks.total, masks.worst) == (819, 2 * 64 * 64, "golden 1")
     assert masks.error == 819 / 64**2
     assert masks.dice == 0
     with pytest.raises(CheckFailedError, match=r"end to end on openvino int8: 0\.2 of the pixels, allowed 0\.05"):
@@ -310,7 +312,7 @@ def test_own_images_are_compared_with_torchscript(stubs: Answers, tmp_path: Path
     report = verify(stub_bundle([flat(250)]), images=paths)
     assert (report.own_images, report.reference) == (2, "torchscript fp32")
     openvino, onnxruntime = [row for row in report.rows if row.stage == "own images"]
-    assert (openvino.engine, openvino.changed, openvino.pixels) == ("openvino", 7, 2 * 64 * 64)
+    assert (openvino.engine, openvino.changed, openvino.total) == ("openvino", 7, 2 * 64 * 64)
     assert openvino.worst == str(paths[2])
     assert not openvino.ok
     assert (onnxruntime.changed, onnxruntime.worst, onnxruntime.dice, onnxruntime.ok) == (0, "", 1, True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from visdeploy import golden as goldens
 from visdeploy import tiling
-from visdeploy.bundle import GOLDEN, Bundle
+from visdeploy.bundle import Bundle
 from visdeploy.data import Dataset
 from visdeploy.errors import InputError
 from visdeploy.image import ImageSource, decode
@@ -63,7 +63,7 @@ def golden_images(bundle: Bundle) -> Calibration:
     Raises:
         BundleError: It holds none.
     """
-    recorded = goldens.unpack(bundle.read(GOLDEN), str(bundle.path))
+    recorded = goldens.read(bundle)
     return _hashed(_one_window(entry.pixels, bundle.manifest, index) for index, entry in enumerate(recorded))
 
 

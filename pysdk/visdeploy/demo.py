@@ -19,8 +19,9 @@ from visdeploy.evaluate import evaluate
 from visdeploy.export import export
 from visdeploy.prediction_files import PredictionFiles
 from visdeploy.predictor import Predictor, load
+from visdeploy.report import Report
 from visdeploy.train import TrainOptions, checkpoint, fit
-from visdeploy.verify import Report, runnable
+from visdeploy.verify import runnable
 
 SCENES = 400
 SCENE_SIZE = (288, 384)

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from visdeploy import answers, image, tiling, tolerance
 from visdeploy import bundle as bundles
 from visdeploy import golden as goldens
-from visdeploy import image, tiling, tolerance
 from visdeploy.bundle import Bundle, Manifest, Spec
+from visdeploy.comparison import relative_error
 from visdeploy.engines import Engine, cpu_quota, installed, open_engine, reason
 from visdeploy.engines import torchscript as torchscript_engine
 from visdeploy.errors import InputError, MissingDependencyError, VisdeployError
 from visdeploy.image import ImageSource
 from visdeploy.predictor import refuse_single
 from visdeploy.preprocess import prepare
-from visdeploy.verify import Report, relative_error, verify
+from visdeploy.report import Report
+from visdeploy.verify import verify
 from visdeploy.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ try:
     import torch
     from torch import Tensor, nn
 
+    from visdeploy.adapt import as_network, completed, single_output
     from visdeploy.onnx_graph import wrap_graph
 except ImportError as error:
     raise MissingDependencyError(
@@ -64,19 +67,6 @@ class Deployable(nn.Module):
         return logits
 
 
-class SelectOutput(nn.Module):
-    """A network that returns a dict, tuple or list, reduced to the one tensor that matters."""
-
-    def __init__(self, net: nn.Module, key: str | int) -> None:
-        super().__init__()
-        self.net, self.key = net, key
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the chosen output."""
-        chosen: Tensor = self.net(x)[self.key]
-        return chosen
-
-
 def export(
     net: "nn.Module | str | Path",
     path: str | Path,
@@ -89,11 +79,13 @@ def export(
     """Make a bundle and prove it: the file appears only when every engine installed here answers the same.
 
     Args:
-        net: Any module that maps normalised float32 (B, 3, h, w) to (B, C, h', w') logits (a tensor, or a dict or
-            tuple whose `spec.output_name`, "out" or first entry is one), whoever wrote it; or the path of an ONNX
-            file, taking either that or uint8 (B, h, w, 3).
+        net: Any module that maps normalised float32 (B, 3, h, w) to what `Spec.task` says (a tensor, or a dict or
+            tuple whose `spec.output_name`, "out" or first entry is one; a detector may answer logits (B, N, C) and
+            offsets (B, N, 4) apart), whoever wrote it; a torchvision SSD; or the path of an ONNX file, taking either
+            that or uint8 (B, h, w, 3).
         path: Target, usually `*.vdz`.
-        spec: A `Spec` or a dict of its fields: task, labels, size, mean and std are enough.
+        spec: A `Spec` or a dict of its fields: task, labels, size, mean and std are enough. A detector's `anchors` may
+            be left out where the network has a method `anchors(size)`, and all but the labels of a torchvision SSD's.
         golden: Images to record: paths, bytes of image files, (H, W, 3) uint8 RGB arrays or PIL images.
         precision: Variants of lower precision to make; default, none. See `visdeploy.precision`.
         progress: Called with one line per step.
@@ -114,6 +106,9 @@ def export(
     sources = [_golden_source(source) for source in golden]
     if not sources:
         raise InputError("[export] golden: expected at least one image to record answers for, got none")
+    if isinstance(net, nn.Module):
+        net = as_network(net)
+        spec = completed(spec, net)
     parsed = Spec.parse(spec)
     example = next(tiling.windows(prepare(sources[0][1], parsed).pixels, parsed))
     if isinstance(net, nn.Module):
@@ -124,7 +119,10 @@ def export(
     else:
         raise InputError(f"[export] net: expected a torch module or the path of an ONNX file, got {type(net).__name__}")
     say(f"recording {len(sources)} golden images")
-    files[bundles.GOLDEN] = goldens.pack(goldens.record(sources, manifest, reference.infer))
+    recorded = goldens.record(sources, manifest, reference.infer)
+    if manifest.task == "detection" and not any(len(entry.answer["scores"]) for entry in recorded):
+        say(f"no golden image has a box above the threshold of {manifest.threshold:g}, so that none is compared")
+    files[bundles.GOLDEN] = goldens.pack(recorded)
     files["labels.txt"] = "".join(f"{label}\n" for label in manifest.labels).encode()
     bundle = Bundle(path, manifest, files)
     return _write_proven(bundle if precision is None else _with_variants(bundle, precision, say), path, say)
@@ -222,45 +220,33 @@ def _convert_module(
 def _convert_onnx(path: Path, spec: Spec, example: NDArray[np.uint8]) -> tuple[Manifest, dict[str, bytes], Engine]:
     graph, decided = wrap_graph(path, spec)
     spec = spec.model_copy(update=decided)
-    draft = Manifest.parse(spec.model_copy(update={"activation": spec.activation or "none"}))
+    usual = "none" if spec.task == "segmentation" else "softmax"
+    draft = Manifest.parse(spec.model_copy(update={"activation": spec.activation or usual}))
     engine = open_engine("auto", Bundle(path, draft, {bundles.ONNX: graph.SerializeToString()}))
     manifest = _complete(spec, engine.infer(example[None])).model_copy(update={"torchscript": "absent"})
     return manifest, {bundles.ONNX: _with_metadata(graph, manifest)}, engine
 
 
-def single_output(net: nn.Module, spec: Spec, example: NDArray[np.uint8]) -> nn.Module:
-    """Return a module that answers one tensor, given the (h, w, 3) size it is asked for."""
-    answer = net(torch.zeros(1, 3, *example.shape[:2]))
-    if isinstance(answer, Tensor):
-        return net
-    if isinstance(answer, Mapping):
-        keys = [key for key in (spec.output_name, "out", *answer) if key in answer]
-        return SelectOutput(net, keys[0])
-    if isinstance(answer, list | tuple) and answer and isinstance(answer[0], Tensor):
-        return SelectOutput(net, 0)
-    raise InputError(f"[export] net: expected a module that returns a tensor, got {type(answer).__name__}")
-
-
 def _complete(spec: Spec, logits: NDArray[np.float32]) -> Manifest:
     """Fill in what only the network's answer tells, and refuse a spec that contradicts it."""
-    if logits.ndim != 4 or logits.shape[0] != 1:
-        raise InputError(f"[export] net: expected logits of shape (1, C, h, w), got {logits.shape}")
+    if problem := answers.contradiction(logits.shape, spec):
+        raise InputError(f"[export] {problem}")
     if not np.isfinite(logits).all():
         raise InputError("[export] net: its logits for golden image 0 are not all finite")
-    channels, classes = logits.shape[1], len(spec.labels)
-    if channels != classes and not (channels == 1 and classes == 2):
-        raise InputError(f"[export] labels: the network has {channels} channels, the spec names {classes} labels")
     data = spec.model_dump()
-    if spec.activation is None:
-        data["activation"] = "sigmoid" if channels == 1 else "softmax"
-    if channels == 1 and spec.background is None:
-        data["background"] = 0
-    if data["activation"] == ("softmax" if channels == 1 else "sigmoid"):
-        raise InputError(f"[export] activation: {data['activation']} does not go with {channels} output channels")
-    if data["activation"] == "none" and channels == classes == 2:
-        raise InputError("[export] activation: none with two labels means one channel of probabilities, got 2 channels")
+    data |= _read_as_masks(spec, logits.shape[1]) if spec.task == "segmentation" else {"activation": "softmax"}
     data["producer"] = {name: metadata.version(name) for name in ("visdeploy", "torch", "onnx")}
     return Manifest.parse(data)
+
+
+def _read_as_masks(spec: Spec, channels: int) -> dict[str, Any]:
+    """Return the fields of the spec that the number of channels decides."""
+    activation = spec.activation or ("sigmoid" if channels == 1 else "softmax")
+    if activation == ("softmax" if channels == 1 else "sigmoid"):
+        raise InputError(f"[export] activation: {activation} does not go with {channels} output channels")
+    if activation == "none" and channels == len(spec.labels) == 2:
+        raise InputError("[export] activation: none with two labels means one channel of probabilities, got 2 channels")
+    return {"activation": activation, "background": 0 if channels == 1 and spec.background is None else spec.background}
 
 
 def _to_torchscript(deployable: nn.Module, manifest: Manifest) -> tuple[bytes, Conversion]:
@@ -291,7 +277,9 @@ def _to_onnx(deployable: nn.Module, manifest: Manifest) -> bytes:
     torch's newer exporter proves every symbolic size, which takes minutes on networks whose padding depends on the
     size (TensorFlow's "same" of many timm models). The tracing one takes under a second and gives the same graphs.
     """
-    axes = {0: "batch", 1: "height", 2: "width"}, {0: "batch", 2: "out_height", 3: "out_width"}
+    axes = {0: "batch"}, {0: "batch"}
+    if manifest.task == "segmentation":
+        axes = {**axes[0], 1: "height", 2: "width"}, {**axes[1], 2: "out_height", 3: "out_width"}
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # Notes of deprecation, and of what a trace cannot see; a graph that came out wrong is caught by verify.
@@ -317,6 +305,8 @@ def _to_onnx(deployable: nn.Module, manifest: Manifest) -> bytes:
 
 def _example_batch(manifest: Manifest) -> Tensor:
     # Two of everything, and no side of one step: the exporter takes a dimension of size one for a constant.
+    if manifest.task != "segmentation":
+        return torch.zeros(2, *manifest.size, 3, dtype=torch.uint8)
     step = manifest.divisor
     sides = [max(2, -(-side // step)) * step for side in manifest.size]
     return torch.zeros(2, *sides, 3, dtype=torch.uint8)

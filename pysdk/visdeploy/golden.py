@@ -2,21 +2,22 @@
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visdeploy import tiling
+from visdeploy import answers, tiling
+from visdeploy.answers import Answer
+from visdeploy.bundle import GOLDEN, Bundle
 from visdeploy.errors import BundleError, InputError
-from visdeploy.postprocess import find_masks
 from visdeploy.preprocess import Prepared, prepare
 from visdeploy.spec import Manifest
 
 _MAX_BYTES = 1 << 30
-_FIELDS = ("source", "decoded", "pixels", "valid", "logits", "classes")
+_FIELDS = ("source", "decoded", "pixels", "valid", "logits")
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Golden:
         decoded: (H, W, 3) uint8 RGB.
         pixels: (h, w, 3) uint8, resized and padded.
         valid: Height and width of the part of `pixels` that is image.
-        logits: (C, h', w') float32 that the reference answered, blended where the image is tiled.
-        classes: (H, W) uint8 class map.
+        logits: What the reference answered, float32 of the shape that `Spec.task` says, without the batch; blended
+            where the image is tiled.
+        answer: What they say of the image.
     """
 
     source: bytes
@@ -37,7 +39,7 @@ class Golden:
     pixels: NDArray[np.uint8]
     valid: tuple[int, int]
     logits: NDArray[np.float32]
-    classes: NDArray[np.uint8]
+    answer: Answer
 
     @property
     def prepared(self) -> Prepared:
@@ -61,8 +63,8 @@ def record(
         logits = tiling.answer(infer, prepared.pixels, spec)
         if not np.isfinite(logits).all():
             raise InputError(f"[export] net: its logits for golden image {index} are not all finite")
-        classes = find_masks(logits, prepared, spec).to_numpy()
-        recorded.append(Golden(source, decoded, prepared.pixels, prepared.valid, logits, classes))
+        answer = answers.read(logits, prepared, spec)
+        recorded.append(Golden(source, decoded, prepared.pixels, prepared.valid, logits, answer))
     return recorded
 
 
@@ -75,10 +77,42 @@ def pack(goldens: Sequence[Golden]) -> bytes:
         arrays[f"pixels_{index}"] = golden.pixels
         arrays[f"valid_{index}"] = np.array(golden.valid, np.int64)
         arrays[f"logits_{index}"] = golden.logits
-        arrays[f"classes_{index}"] = golden.classes
+        arrays |= {f"{field}_{index}": array for field, array in golden.answer.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
+
+
+def read(bundle: Bundle) -> list[Golden]:
+    """Read the golden images of a bundle.
+
+    Raises:
+        BundleError: It has none, or they are not what its manifest describes.
+    """
+    spec, where = bundle.manifest, str(bundle.path)
+    recorded = unpack(bundle.read(GOLDEN), where)
+    for index, golden in enumerate(recorded):
+        if problem := _contradiction(golden, spec):
+            raise BundleError(f"{where}: golden.npz, image {index}: {problem}")
+    return recorded
+
+
+def _contradiction(golden: Golden, spec: Manifest) -> str:
+    expected, given = answers.FIELDS[spec.task], tuple(golden.answer)
+    if given != expected:
+        return f"expected {', '.join(expected)} for {spec.task}, got {', '.join(given)}"
+    if problem := answers.contradiction((1, *golden.logits.shape), spec):
+        return problem
+    classes = len(spec.labels)
+    if len(golden.answer.get("scores", ())) > spec.max_det:
+        return f"expected at most {spec.max_det} boxes, got {len(golden.answer['scores'])}"
+    if "probabilities" in given and len(golden.answer["probabilities"]) != classes:
+        return f"expected probabilities of {classes} labels, got {len(golden.answer['probabilities'])}"
+    for field in ("labels", "classes"):
+        indices = golden.answer.get(field, np.zeros(0))
+        if indices.size and not 0 <= indices.min() <= indices.max() < max(classes, 2):
+            return f"expected class indices below {classes}, got {indices.min()} to {indices.max()}"
+    return ""
 
 
 def unpack(data: bytes, where: str) -> list[Golden]:
@@ -92,28 +126,45 @@ def unpack(data: bytes, where: str) -> list[Golden]:
             if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
                 raise ValueError(f"it unpacks to more than {_MAX_BYTES >> 20} MiB")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            count = len(arrays.files) // len(_FIELDS)
-            return [_checked(*(arrays[f"{field}_{index}"] for field in _FIELDS)) for index in range(count)]
+            recorded = [form for form in answers.FIELDS.values() if f"{form[0]}_0" in arrays.files]
+            form = recorded[0] if recorded else answers.FIELDS["segmentation"]
+            count = len(arrays.files) // (len(_FIELDS) + len(form))
+            return [
+                _checked({field: arrays[f"{field}_{index}"] for field in (*_FIELDS, *form)}) for index in range(count)
+            ]
     except Exception as error:  # numpy and zipfile raise a dozen types for a hostile archive
         raise BundleError(f"{where}: golden.npz is not readable ({error})") from error
 
 
-def _checked(
-    source: NDArray[Any],
-    decoded: NDArray[Any],
-    pixels: NDArray[Any],
-    valid: NDArray[Any],
-    logits: NDArray[Any],
-    classes: NDArray[Any],
-) -> Golden:
+def _checked(arrays: Mapping[str, NDArray[Any]]) -> Golden:
+    source, decoded, pixels, valid, logits = (arrays[field] for field in _FIELDS)
+    answer = {field: array for field, array in arrays.items() if field not in _FIELDS}
     for image in (decoded, pixels):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"expected an image, got {image.dtype} {image.shape}")
-    if logits.dtype != np.float32 or logits.ndim != 3 or not logits.size:
-        raise ValueError(f"expected float32 (C, h, w) logits, got {logits.dtype} {logits.shape}")
-    if classes.dtype != np.uint8 or classes.shape != decoded.shape[:2]:
-        raise ValueError(f"expected a class map of {decoded.shape[:2]}, got {classes.dtype} {classes.shape}")
+    if logits.dtype != np.float32 or not logits.size:
+        raise ValueError(f"expected float32 logits, got {logits.dtype} {logits.shape}")
     height, width = (int(side) for side in valid)
     if not (0 < height <= pixels.shape[0] and 0 < width <= pixels.shape[1]):
         raise ValueError(f"expected a part of {pixels.shape[:2]}, got {height, width}")
-    return Golden(source.tobytes(), decoded, pixels, (height, width), logits, classes)
+    _check_answer(answer, decoded.shape[:2])
+    return Golden(source.tobytes(), decoded, pixels, (height, width), logits, answer)
+
+
+def _check_answer(answer: Answer, size: tuple[int, ...]) -> None:
+    found = len(answer["scores"]) if "scores" in answer else 0
+    for field, dtype, shape in (
+        ("classes", np.uint8, size),
+        ("boxes", np.float32, (found, 4)),
+        ("scores", np.float32, (found,)),
+        ("labels", np.int64, (found,)),
+        ("probabilities", np.float32, None),
+    ):
+        array = answer.get(field)
+        if array is None:
+            continue
+        fits = array.ndim == 1 if shape is None else array.shape == shape
+        if array.dtype != dtype or not fits or not np.isfinite(array).all():
+            raise ValueError(
+                f"expected {field} of {np.dtype(dtype)} {shape or '(C,)'}, got {array.dtype} {array.shape}"
+            )

@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from visdeploy.adapt import heads_by_shape
 from visdeploy.engines import reason
 from visdeploy.errors import InputError
 from visdeploy.spec import Spec
 
+_PREFIX = "visdeploy_"
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
@@ -25,7 +27,7 @@ def wrap_graph(path: Path, spec: Spec) -> tuple[onnx.ModelProto, dict[str, Any]]
         The completed model, and the fields of the spec that the file decides.
 
     Raises:
-        InputError: The file is not ONNX, or its input or outputs are not those of a segmenter.
+        InputError: The file is not ONNX, or its input or outputs are not those of the spec's task.
     """
     model = _load(path)
     graph = model.graph
@@ -33,7 +35,7 @@ def wrap_graph(path: Path, spec: Spec) -> tuple[onnx.ModelProto, dict[str, Any]]
     inputs = [value for value in graph.input if value.name not in given]
     if len(inputs) != 1:
         raise InputError(f"[export] net: expected one input, {path} has {[value.name for value in inputs]}")
-    output = _keep_one_output(graph, spec, path)
+    output = _keep_one_output(model, spec, path)
     dims = [_size(dim) for dim in inputs[0].type.tensor_type.shape.dim]
     kind = inputs[0].type.tensor_type.elem_type
     name = inputs[0].name
@@ -71,22 +73,42 @@ def _size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
     return int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value > 0 else None
 
 
-def _keep_one_output(graph: onnx.GraphProto, spec: Spec, path: Path) -> str:
+def _keep_one_output(model: onnx.ModelProto, spec: Spec, path: Path) -> str:
+    graph = model.graph
     names = [value.name for value in graph.output]
-    chosen = spec.output_name if spec.output_name in names else names[0]
-    if len(names) > 1 and chosen != spec.output_name:
+    if len(names) == 1 or spec.output_name in names:
+        return _keep(graph, spec.output_name if spec.output_name in names else names[0])
+    inferred = onnx.shape_inference.infer_shapes(model).graph.output
+    shapes = {value.name: tuple(_size(dim) or 0 for dim in value.type.tensor_type.shape.dim) for value in inferred}
+    heads = heads_by_shape(shapes, spec) if spec.task == "detection" else None
+    if heads is None:
         raise InputError(f"[export] output_name: {path} has the outputs {names}; the spec must name the one to serve")
-    kept = next(value for value in graph.output if value.name == chosen)
+    return _join(graph, heads, spec.output_name)
+
+
+def _keep(graph: onnx.GraphProto, name: str) -> str:
+    kept = next(value for value in graph.output if value.name == name)
     del graph.output[:]
     graph.output.append(kept)
-    return chosen
+    return name
+
+
+def _join(graph: onnx.GraphProto, heads: tuple[str, str], name: str) -> str:
+    """Put the logits and offsets of a detector side by side."""
+    taken = {output for node in graph.node for output in node.output}
+    name = f"{_PREFIX}{name}" if name in taken else name
+    graph.node.append(helper.make_node("Concat", list(heads), [name], name=f"{_PREFIX}heads", axis=2))
+    kind = next(value.type.tensor_type.elem_type for value in graph.output if value.name == heads[0])
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(name, kind, [f"{_PREFIX}batch", None, None]))
+    return name
 
 
 def _prepend_normalisation(
     model: onnx.ModelProto, old: onnx.ValueInfoProto, dims: list[int | None], kind: int, spec: Spec
 ) -> str:
     graph = model.graph
-    prefix = "visdeploy_"
+    prefix = _PREFIX
     name = spec.input_name if spec.input_name != old.name else prefix + spec.input_name
     batch, height, width = (dims[i] or f"{prefix}{axis}" for i, axis in ((0, "batch"), (2, "height"), (3, "width")))
     new = helper.make_tensor_value_info(name, TensorProto.UINT8, [batch, height, width, 3])

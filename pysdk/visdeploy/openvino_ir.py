@@ -8,7 +8,7 @@ from visdeploy.bundle import ONNX, Bundle
 from visdeploy.engines import graph_files, reason
 from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
 from visdeploy.replayed import write_replayed
-from visdeploy.verify import Report
+from visdeploy.report import Report
 
 
 def export_openvino(

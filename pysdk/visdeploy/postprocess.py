@@ -1,18 +1,208 @@
-"""From logits at network resolution to masks at the source image's size."""
+"""From what the network answered to masks, boxes and classes at the source image's size."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import mask, ops
-from visdeploy.errors import EngineError, InputError
+from visdeploy.asked import Asked, logit_threshold
+from visdeploy.errors import EngineError
 from visdeploy.preprocess import Prepared
 from visdeploy.spec import Manifest
 from visdeploy.tiling import enlarge
-from visdeploy.types import Masks, Rle
+from visdeploy.types import Boxes, Classes, Masks, Rle
+
+Anchors = NDArray[np.float32]
+
+
+def check_shape(shape: Sequence[int], spec: Manifest, anchors: Anchors | None) -> None:
+    """Compare the shape of what the network answered with what the spec says of its task.
+
+    Raises:
+        EngineError: They differ.
+    """
+    classes = len(spec.labels)
+    expected: dict[str, tuple[tuple[int | None, ...], ...]] = {
+        "segmentation": ((1 if spec.binary else classes, None, None),),
+        "detection": ((0 if anchors is None else len(anchors), classes + 4),),
+        "localization": ((classes + 4,), (4,)) if classes == 1 else ((classes + 4,),),
+        "classification": ((classes,),),
+    }
+    fits = (
+        len(shape) == len(sides) + 1 and all(side in (None, got) for side, got in zip(sides, shape[1:], strict=True))
+        for sides in expected[spec.task]
+    )
+    if any(fits):
+        return
+    if spec.task == "segmentation" and len(shape) == 4:
+        channels = expected["segmentation"][0][0]
+        raise EngineError(f"the network answered with {shape[1]} channels, its spec says {channels}")
+    texts = [", ".join("any" if side is None else str(side) for side in sides) for sides in expected[spec.task]]
+    raise EngineError(
+        f"the network answered with the shape {tuple(shape)}, where its spec says (B, {'), or (B, '.join(texts)}) "
+        f"for {spec.task}"
+    )
+
+
+def find(
+    outputs: mask.Array,
+    prepared: Sequence[Prepared],
+    spec: Manifest,
+    anchors: Anchors | None,
+    asked: Asked,
+    *,
+    num_threads: int | None = None,
+) -> Iterator[Masks | Boxes | Classes]:
+    """Read a batch of any task.
+
+    Args:
+        outputs: What the network answered, see `Spec.task`; only masks are found where it lies on a CUDA device.
+        prepared: What `preprocess.prepare` made of each image.
+        spec: The bundle's.
+        anchors: (N, 4) of a detector, in pixels at network size.
+        asked: What the caller wants, checked.
+        num_threads: Of one call of an op; None decides by the work.
+
+    Yields:
+        What was found in each image.
+
+    Raises:
+        EngineError: The shape is another than the spec says, or a classifier or localizer answered with NaN.
+    """
+    check_shape(outputs.shape, spec, anchors)
+    if spec.task == "segmentation":
+        for logits, image in zip((outputs[i] for i in range(len(prepared))), prepared, strict=True):
+            yield find_masks(logits, image, spec, asked.threshold)
+    elif spec.task == "detection":
+        assert anchors is not None
+        yield from _detect(outputs, prepared, spec, anchors, asked, num_threads)
+    else:
+        read = find_box if spec.task == "localization" else find_classes
+        for output, image in zip(outputs, prepared, strict=True):
+            yield read(output, image, spec)
+
+
+def find_boxes(
+    output: NDArray[np.float32],
+    prepared: Prepared,
+    spec: Manifest,
+    anchors: Anchors,
+    *,
+    conf: float | None = None,
+    iou: float | None = None,
+    max_det: int | None = None,
+    classes: Sequence[str | int] | None = None,
+) -> Boxes:
+    """Find the objects in one image, by `ops.detect`.
+
+    An anchor of which a number is NaN finds none; nor does one whose box has no area, or lies in the padding.
+
+    Args:
+        output: (N, C + 4) float32: logits of each class, the background first, then dx, dy, dw, dh.
+        prepared: What `preprocess.prepare` made of the image.
+        spec: The bundle's.
+        anchors: (N, 4) float32 in pixels at network size, such as `spec.anchors.boxes(spec.size)`.
+        conf: As in `asked.Asked`; default, the spec's, as the next two.
+        iou: Likewise.
+        max_det: Likewise.
+        classes: Likewise; default, all.
+
+    Raises:
+        EngineError: The output has another shape than the spec says.
+        InputError: What is asked does not go with the model.
+    """
+    asked = Asked(conf=conf, iou=iou, max_det=max_det, classes=classes)
+    asked.check(spec)
+    check_shape((1, *output.shape), spec, anchors)
+    return next(_detect(output[None], [prepared], spec, anchors, asked, None))
+
+
+def find_box(output: NDArray[np.float32], prepared: Prepared, spec: Manifest) -> Boxes:
+    """Return the one box of a localizer, with the best class and its softmax; 1 where the output is a box alone.
+
+    Args:
+        output: (4 + C,) float32, x1, y1, x2, y2 as logits of shares of width and height, then those of classes; or
+            (4,).
+        prepared: As in `find_boxes`.
+        spec: The bundle's.
+
+    Raises:
+        EngineError: A number is NaN.
+    """
+    _refuse_nan(output)
+    height, width = prepared.pixels.shape[:2]
+    shares = 1 / (1 + np.exp(-np.clip(output[:4].astype(np.float64), -80, 80)))
+    xyxy = _to_source(shares[None] * (width, height, width, height), prepared)
+    scores = _softmax(output[4:]) if len(output) > 4 else np.ones(1, np.float32)
+    best = int(scores.argmax())
+    return Boxes(xyxy, scores[best : best + 1], np.array([best]), (spec.labels[best],))
+
+
+def find_classes(output: NDArray[np.float32], prepared: Prepared, spec: Manifest) -> Classes:
+    """Return the probabilities of a classifier's (C,) logits; infinite ones count as very large.
+
+    Raises:
+        EngineError: A logit is NaN.
+    """
+    _refuse_nan(output)
+    probabilities = _softmax(output) if spec.activation != "none" else output.astype(np.float32)
+    best = int(probabilities.argmax())
+    return Classes(probabilities, best, spec.labels[best], float(probabilities[best]))
+
+
+def _detect(
+    outputs: NDArray[np.float32],
+    prepared: Sequence[Prepared],
+    spec: Manifest,
+    anchors: Anchors,
+    asked: Asked,
+    num_threads: int | None,
+) -> Iterator[Boxes]:
+    wanted = asked.indices(spec)
+    max_det = spec.max_det if asked.max_det is None else asked.max_det
+    found = ops.detect(
+        outputs[..., :-4],
+        outputs[..., -4:],
+        anchors,
+        image_size=spec.size,
+        weights=spec.box_weights,
+        score_threshold=spec.threshold if asked.conf is None else asked.conf,
+        iou_threshold=spec.iou_threshold if asked.iou is None else asked.iou,
+        top_k=spec.top_k,
+        # Boxes of classes that nobody asked for must not crowd out the others.
+        max_det=max_det if wanted is None else spec.top_k * len(spec.labels),
+        mode=spec.nms,
+        num_threads=num_threads,
+    )
+    for image, boxes in zip(prepared, found, strict=True):
+        xyxy = _to_source(boxes.boxes, image)
+        keep = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])  # NaN is not
+        if wanted is not None:
+            keep &= np.isin(boxes.labels, list(wanted))
+        rows = np.flatnonzero(keep)[:max_det]
+        labels = boxes.labels[rows]
+        yield Boxes(xyxy[rows], boxes.scores[rows], labels, tuple(spec.labels[label] for label in labels.tolist()))
+
+
+def _to_source(xyxy: NDArray[np.floating], prepared: Prepared) -> NDArray[np.float32]:
+    """Undo the resize: from pixels at network size to those of the source image, and cut off what is outside of it."""
+    (height, width), (valid_height, valid_width) = prepared.source_size, prepared.valid
+    scale = np.array([width / valid_width, height / valid_height] * 2)
+    inside: NDArray[np.float64] = np.clip(xyxy * scale, 0, (width, height, width, height))
+    return inside.astype(np.float32)
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    finite = np.clip(logits.astype(np.float64), -1e30, 1e30)
+    e = np.exp(finite - finite.max())
+    return np.asarray(e / e.sum(), np.float32)
+
+
+def _refuse_nan(output: NDArray[np.float32]) -> None:
+    if np.isnan(output).any():
+        raise EngineError("the network answered with NaN; where it runs in lower precision, try fp32")
 
 
 def find_masks(logits: mask.Array, prepared: Prepared, spec: Manifest, threshold: float | None = None) -> Masks:
@@ -62,17 +252,6 @@ def find_tiled_masks(
     present = np.flatnonzero(np.bincount(classes.reshape(-1), minlength=len(spec.labels)))
     found = [(int(label), mask.encode(classes == label)) for label in present if label != spec.background]
     return _masks(found, prepared, spec, None)
-
-
-def logit_threshold(probability: float, spec: Manifest) -> float:
-    """Return the output value that stands for a probability.
-
-    Raises:
-        InputError: The probability is not strictly between 0 and 1.
-    """
-    if not 0 < probability < 1:
-        raise InputError(f"[predict] threshold: expected a probability between 0 and 1, got {probability}")
-    return math.log(probability / (1 - probability)) if spec.activation == "sigmoid" else probability
 
 
 def _check_channels(logits: mask.Array, spec: Manifest) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 
 from visdeploy import golden as goldens
 from visdeploy import tiling
-from visdeploy.bundle import GOLDEN, Bundle
+from visdeploy.bundle import Bundle
 from visdeploy.calibration import Calibration, golden_images, prepare_images
+from visdeploy.comparison import relative_error
 from visdeploy.data import Dataset, Item
 from visdeploy.engines import open_engine
 from visdeploy.errors import CheckFailedError, EngineError, InputError, MissingDependencyError
@@ -24,7 +25,6 @@ from visdeploy.metrics import headline
 from visdeploy.predictor import Predictor
 from visdeploy.quantize import Files, Quantizer, Target, as_model
 from visdeploy.spec import Variant
-from visdeploy.verify import relative_error
 
 Precision = Literal["fp16", "bf16", "int8"]
 
@@ -234,7 +234,7 @@ class _Gate:
                     f"[export] data: no held-out mask has a pixel of {bundle.manifest.labels[foreground]!r}, so a "
                     "model that finds nothing would pass"
                 )
-        self._golden = goldens.unpack(bundle.read(GOLDEN), str(bundle.path))
+        self._golden = goldens.read(bundle)
         self._fp32: dict[str, float] = {}
 
     def measure(self, variant: Variant, files: Files) -> Variant:

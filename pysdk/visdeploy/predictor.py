@@ -16,20 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import tiling
+from visdeploy.asked import Asked
 from visdeploy.bundle import Bundle
 from visdeploy.engines import Engine, open_engine
 from visdeploy.errors import EngineError, InputError, VisdeployError
 from visdeploy.image import Color, ImageSource, decode, in_folder
 from visdeploy.lanes import in_order
 from visdeploy.mask import Array
-from visdeploy.postprocess import find_masks, find_tiled_masks, logit_threshold
+from visdeploy.postprocess import find, find_tiled_masks
 from visdeploy.preprocess import Prepared, prepare
 from visdeploy.spec import Manifest
-from visdeploy.types import Masks, Result, Timings
+from visdeploy.types import Boxes, Classes, Masks, Result, Timings
 
 if TYPE_CHECKING:
     from visdeploy.benchmark import Measurement
-    from visdeploy.verify import Report
+    from visdeploy.report import Report
 
 
 def load(
@@ -85,6 +86,7 @@ class Predictor:
         self.engine = engine
         self.path = bundle.path
         self._num_threads = num_threads
+        self._anchors = self.spec.anchors.boxes(self.spec.size) if self.spec.anchors is not None else None
         self._closed = False
         self._running = 0
         self._lock = threading.RLock()  # a signal's handler may close the model on the thread that holds it
@@ -99,25 +101,59 @@ class Predictor:
 
     @overload
     def __call__(
-        self, image: list[ImageSource], *, color: Color = "rgb", threshold: float | None = None
+        self,
+        image: list[ImageSource],
+        *,
+        color: Color = "rgb",
+        threshold: float | None = None,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Sequence[str | int] | None = None,
     ) -> list[Result]: ...
     @overload
-    def __call__(self, image: ImageSource, *, color: Color = "rgb", threshold: float | None = None) -> Result: ...
-    def __call__(self, image: Any, *, color: Color = "rgb", threshold: float | None = None) -> Result | list[Result]:
+    def __call__(
+        self,
+        image: ImageSource,
+        *,
+        color: Color = "rgb",
+        threshold: float | None = None,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Sequence[str | int] | None = None,
+    ) -> Result: ...
+    def __call__(
+        self,
+        image: Any,
+        *,
+        color: Color = "rgb",
+        threshold: float | None = None,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Sequence[str | int] | None = None,
+    ) -> Result | list[Result]:
         """Predict one image, or each of a list.
 
         Args:
             image: Path, bytes of an image file, (H, W, 3) uint8 array, or PIL image; or a list of these.
             color: Channel order of arrays, "rgb" or "bgr".
             threshold: Probability above which a binary pixel is foreground; default, the spec's.
+            conf: Score above which a detector's box is returned, from 0 to 1; default, the spec's `threshold`.
+            iou: Largest IoU of two boxes of one class, from 0 to 1; default, the spec's `iou_threshold`.
+            max_det: The most boxes of one image, best first; default, the spec's.
+            classes: Names or indices of the classes to look for; the boxes of others do not count in `max_det`.
 
         Raises:
-            InputError: An image cannot be decoded, or an argument is wrong.
+            InputError: An image cannot be decoded, or an argument is wrong, or does not go with the model's task.
         """
-        self._check_call(threshold)
+        asked = Asked(threshold, conf, iou, max_det, classes)
+        self._check_usable()
+        asked.check(self.spec)
         if isinstance(image, list):
-            return [self._predict(entry, index, color, threshold) for index, entry in enumerate(image)]
-        return self._predict(image, 0, color, threshold)
+            return [self._predict(entry, index, color, asked) for index, entry in enumerate(image)]
+        return self._predict(image, 0, color, asked)
 
     def stream(
         self,
@@ -126,6 +162,10 @@ class Predictor:
         batch_size: int | None = None,
         color: Color = "rgb",
         threshold: float | None = None,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Sequence[str | int] | None = None,
     ) -> Iterator[Result]:
         """Predict any number of images in order, on as many threads as the engine has lanes, with bounded memory.
 
@@ -139,6 +179,10 @@ class Predictor:
                 what suits the engine.
             color: Channel order of arrays.
             threshold: As in a call.
+            conf: As in a call.
+            iou: As in a call.
+            max_det: As in a call.
+            classes: As in a call.
 
         Raises:
             InputError: An argument is wrong.
@@ -153,8 +197,10 @@ class Predictor:
         if isinstance(images, str | os.PathLike) and Path(images).is_dir():
             sources = in_folder(images)
         refuse_single(sources, "[stream] images")
-        self._check_call(threshold)
-        return self._stream(iter(sources), min(batch_size, self.spec.max_batch), color, threshold)
+        self._check_usable()
+        asked = Asked(threshold, conf, iou, max_det, classes)
+        asked.check(self.spec)
+        return self._stream(iter(sources), min(batch_size, self.spec.max_batch), color, asked)
 
     def benchmark(self, images: Sequence[ImageSource], *, rounds: int = 20) -> "Measurement":
         """Time each stage over `images`, again and again; see `visdeploy.benchmark`."""
@@ -188,37 +234,28 @@ class Predictor:
         if self._closed:
             raise InputError("[predict] the model was closed; load it again")
 
-    def _check_call(self, threshold: float | None) -> None:
+    def _check_usable(self) -> None:
         self._check_open()
         if os.getpid() != self._process:
             raise EngineError("[predict] the model was loaded before this process was forked; load it in this one")
-        if threshold is None:
-            return
-        if not self.spec.binary:
-            raise InputError(
-                "[predict] threshold: only a binary model has one; this one takes the best class per pixel"
-            )
-        logit_threshold(threshold, self.spec)
 
-    def _predict(self, source: Any, index: int, color: Color, threshold: float | None) -> Result:
-        return self._finish([self._prepare(_own(source), index, color)], threshold, alone=True)[0]
+    def _predict(self, source: Any, index: int, color: Color, asked: Asked) -> Result:
+        return self._finish([self._prepare(_own(source), index, color)], asked, alone=True)[0]
 
-    def _stream(
-        self, sources: Iterable[Any], batch_size: int, color: Color, threshold: float | None
-    ) -> Iterator[Result]:
+    def _stream(self, sources: Iterable[Any], batch_size: int, color: Color, asked: Asked) -> Iterator[Result]:
         def predict(batch: list[tuple[int, Any]]) -> list[Result]:
             items = [self._try_prepare(source, index, color) for index, source in batch]
             return [
                 result
                 for _, neighbours in groupby(items, lambda item: item.shape)
-                for result in self._try_finish(list(neighbours), threshold)
+                for result in self._try_finish(list(neighbours), asked)
             ]
 
         lanes = self.engine.lanes
         with closing(in_order(predict, _batches(sources, batch_size), lanes, 2 * lanes)) as answers:
             for results in answers:
                 for result in results:
-                    self._check_call(threshold)
+                    self._check_usable()
                     yield result
 
     def _prepare(self, source: Any, index: int, color: Color) -> "_Item":
@@ -237,33 +274,31 @@ class Predictor:
             result = Result(_describe(source), index, self.spec.labels, self.spec.palette)
             return _Item(_failed(result, error, InputError), None)
 
-    def _finish(self, batch: Sequence["_Item"], threshold: float | None, *, alone: bool) -> list[Result]:
+    def _finish(self, batch: Sequence["_Item"], asked: Asked, *, alone: bool) -> list[Result]:
         inputs = [item.prepared for item in batch if item.prepared is not None]
         if self.spec.resize == "tile" and inputs[0].pixels.shape[:2] != self.spec.size:
             pairs = zip(batch, inputs, strict=True)
-            return [self._tiled(item.result, prepared, threshold, alone) for item, prepared in pairs]
+            return [self._tiled(item.result, prepared, asked, alone) for item, prepared in pairs]
         start = time.perf_counter()
-        with self._inferred([prepared.pixels for prepared in inputs], alone) as logits:
-            share = 1e3 * (time.perf_counter() - start) / len(inputs)
-            results = []
-            for index, (item, prepared) in enumerate(zip(batch, inputs, strict=True)):
-                start = time.perf_counter()
-                masks = find_masks(logits[index], prepared, self.spec, threshold)
-                took = 1e3 * (time.perf_counter() - start)
-                results.append(_answered(item.result, masks, share, took))
-        return results
+        with self._inferred([prepared.pixels for prepared in inputs], alone) as outputs:
+            answered = time.perf_counter()
+            threads = None if alone else 1  # in a stream, other lanes have the others
+            found = list(find(outputs, inputs, self.spec, self._anchors, asked, num_threads=threads))
+        infer, read = answered - start, time.perf_counter() - answered
+        shares = 1e3 * infer / len(inputs), 1e3 * read / len(inputs)
+        return [_answered(item.result, answer, *shares) for item, answer in zip(batch, found, strict=True)]
 
-    def _try_finish(self, batch: Sequence["_Item"], threshold: float | None) -> list[Result]:
+    def _try_finish(self, batch: Sequence["_Item"], asked: Asked) -> list[Result]:
         if batch[0].prepared is None:
             return [item.result for item in batch]
         try:
-            return self._finish(batch, threshold, alone=False)
+            return self._finish(batch, asked, alone=False)
         except Exception as error:  # whatever one image provokes must not cost the others
             if len(batch) > 1:  # of which perhaps one is to blame
-                return [result for item in batch for result in self._try_finish([item], threshold)]
+                return [result for item in batch for result in self._try_finish([item], asked)]
             return [_failed(batch[0].result, error, EngineError)]
 
-    def _tiled(self, result: Result, prepared: Prepared, threshold: float | None, alone: bool) -> Result:
+    def _tiled(self, result: Result, prepared: Prepared, asked: Asked, alone: bool) -> Result:
         start = time.perf_counter()
         waited = 0.0
 
@@ -286,27 +321,28 @@ class Predictor:
             in_order(infer, windows, lanes, 2 * lanes) if alone else (infer(window) for window in windows)
         ) as answers:
             parts = tiling.blend(timed(answers), prepared.pixels.shape[:2], self.spec)
-            masks = find_tiled_masks(parts, prepared, self.spec, threshold)
+            masks = find_tiled_masks(parts, prepared, self.spec, asked.threshold)
         return _answered(result, masks, 1e3 * waited, 1e3 * (time.perf_counter() - start - waited))
 
     @contextmanager
     def _inferred(self, images: Sequence[NDArray[np.uint8]], alone: bool, *, on_host: bool = False) -> Iterator[Array]:
-        """Yield (B, C, h', w') logits, on the engine's device where ops can take them there."""
+        """Yield what `Engine.infer` answers; logits of masks on the engine's device where ops can take them there."""
         with self._lock:
             self._check_open()
             self._running += 1
         try:
             batch = images[0][None] if len(images) == 1 else np.stack(images)
+            on_host |= self.spec.task != "segmentation"
             if getattr(self.engine, "on_device", False) and not on_host:
                 answer = self.engine.infer_on_device(batch)  # type: ignore[attr-defined]
             else:
                 answer = nullcontext(self.engine.infer(batch, alone=alone))
-            with answer as logits:
-                if len(logits.shape) != 4 or len(logits) != len(images):
+            with answer as outputs:
+                if len(outputs) != len(images):
                     raise EngineError(
-                        f"{self.engine.name} answered a batch of {len(images)} with the shape {logits.shape}"
+                        f"{self.engine.name} answered a batch of {len(images)} with the shape {outputs.shape}"
                     )
-                yield logits
+                yield outputs
         finally:
             with self._lock:
                 self._running -= 1
@@ -362,9 +398,13 @@ def _batches(sources: Iterable[Any], size: int) -> Iterator[list[tuple[int, Any]
         raise failure
 
 
-def _answered(result: Result, masks: Masks, infer_ms: float, postprocess_ms: float) -> Result:
+def _answered(result: Result, found: Masks | Boxes | Classes, infer_ms: float, postprocess_ms: float) -> Result:
     timings = replace(result.timings, infer_ms=infer_ms, postprocess_ms=postprocess_ms)
-    return replace(result, masks=masks, timings=timings)
+    if isinstance(found, Masks):
+        return replace(result, masks=found, timings=timings)
+    if isinstance(found, Boxes):
+        return replace(result, boxes=found, timings=timings)
+    return replace(result, classes=found, timings=timings)
 
 
 def _failed(result: Result, error: Exception, kind: type[VisdeployError]) -> Result:

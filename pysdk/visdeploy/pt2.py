@@ -12,8 +12,8 @@ from visdeploy.bundle import Bundle
 from visdeploy.engines import reason
 from visdeploy.errors import InputError, MissingDependencyError
 from visdeploy.replayed import write_replayed
+from visdeploy.report import Report
 from visdeploy.spec import Manifest
-from visdeploy.verify import Report
 
 try:
     import torch
@@ -21,8 +21,9 @@ try:
     from torch.export import Dim
 
     from visdeploy import models
+    from visdeploy.adapt import as_network, single_output
     from visdeploy.engines import torchscript
-    from visdeploy.export import Deployable, single_output
+    from visdeploy.export import Deployable
 except ImportError as error:
     raise MissingDependencyError(
         f"visdeploy.pt2 needs torch and onnx ({error}): pip install 'visdeploy[train]'"
@@ -54,7 +55,7 @@ def export_pt2(
     if path.suffix != ".pt2":
         raise InputError(f"[export] out: expected a file named *.pt2, got {path}")
     spec = bundle.manifest
-    module = _rebuild(bundle) if net is None else copy.deepcopy(net).cpu()
+    module = _rebuild(bundle) if net is None else copy.deepcopy(as_network(net)).cpu()
     example, dimensions = _shapes(spec)
     say("exporting with torch.export")
     data = io.BytesIO()

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from visdeploy import bundle as bundles
 from visdeploy import tolerance
 from visdeploy.bundle import Bundle
+from visdeploy.comparison import relative_error
 from visdeploy.engines import open_engine, reason
 from visdeploy.errors import EngineError, MissingDependencyError, UnsupportedError, VisdeployError
-from visdeploy.verify import relative_error
 
 try:
     import onnx

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from visdeploy.bundle import Bundle
 from visdeploy.errors import InputError
-from visdeploy.verify import Report, verify
+from visdeploy.report import Report
+from visdeploy.verify import verify
 from visdeploy.whole_file import whole_files
 
 

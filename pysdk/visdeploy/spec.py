@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from visdeploy import tolerance
-from visdeploy.anchors import Anchors
+from visdeploy.anchors import MAX_ANCHORS, Anchors
 from visdeploy.errors import InputError
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 MAX_CLASSES = 255
 MAX_BYTES = (1 << 32) - 1
 """The largest bundle, and the largest file in one: what a zip without extensions can address."""
@@ -114,8 +114,8 @@ class Spec(BaseModel):
     anchors: Anchors | None = None
     box_weights: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
     iou_threshold: Share = 0.45
-    top_k: Annotated[int, Field(ge=1)] = 400
-    max_det: Annotated[int, Field(ge=1)] = 200
+    top_k: Annotated[int, Field(ge=1, le=MAX_ANCHORS)] = 400
+    max_det: Annotated[int, Field(ge=1, le=1 << 16)] = 200
     nms: Literal["exact", "torchvision"] = "exact"
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     tolerances: dict[str, Annotated[FiniteFloat, Field(ge=0)]] = Field(default_factory=lambda: dict(tolerance.LOGITS))
@@ -159,8 +159,8 @@ class Spec(BaseModel):
             raise ValueError(f"mean: expected values on the scale 0..1, got {self.mean}; divide by 255")
         if any(value <= 0 for value in self.std):
             raise ValueError("std: every value must be positive")
-        if not all(isinstance(value, str | int | float | None) for value in (self.architecture or {}).values()):
-            raise ValueError(f"architecture: expected plain values, got {self.architecture!r:.60}")
+        if not all(_plain(value, lists=2) for value in (self.architecture or {}).values()):
+            raise ValueError(f"architecture: expected plain values or lists of them, got {self.architecture!r:.60}")
         if unknown := sorted(self.tolerances.keys() - tolerance.LOGITS.keys()):
             raise ValueError(f"tolerances: expected {', '.join(tolerance.LOGITS)}, got {unknown[0]!r}")
         if not self.input_name or not self.output_name or self.input_name == self.output_name:
@@ -274,6 +274,12 @@ class Manifest(Spec):
         """Return the form of lower precision for an engine, accepted or not, or None."""
         found = (entry for entry in self.variants if (entry.engine, entry.precision) == (engine, precision))
         return next(found, None)
+
+
+def _plain(value: object, lists: int) -> bool:
+    if isinstance(value, list | tuple):
+        return lists > 0 and all(_plain(entry, lists - 1) for entry in value)
+    return isinstance(value, str | int | float | None)
 
 
 def default_palette(count: int, background: int | None) -> tuple[Color, ...]:

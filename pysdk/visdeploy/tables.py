@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from visdeploy.benchmark import STAGES, Measurement, Quantiles
+from visdeploy.report import Report
 from visdeploy.spec import Manifest, Variant
 from visdeploy.throughput import Figures
-from visdeploy.verify import Report
 
 # A file has no width of its own: nothing written to one is wrapped.
 _PIPE_WIDTH = 100_000
@@ -30,13 +30,13 @@ def console() -> Console:
 def of_report(report: Report) -> Group:
     """Return one line per verified stage, and below what drifted where and what could not be verified here."""
     own = f", {report.own_images} images against {report.reference}" if report.own_images else ""
-    table = _table("stage", "engine", "error", "limit", "changed px", "Dice", "verdict", left=("stage", "verdict"))
+    table = _table("stage", "engine", "error", "limit", "changed", "Dice", "verdict", left=("stage", "verdict"))
     units: dict[str, dict[str, None]] = {}
     drifted = []
     for row in report.rows:
         share = "a share " if row.unit.startswith("of ") else ""
-        pixels = "" if row.pixels is None else f"; changed px are of {row.pixels:,}"
-        units.setdefault(f"{share}{row.unit}{pixels}", {})[row.stage] = None
+        counted = "" if row.total is None else f"; changed are of {row.total:,}{row.unit.removeprefix('of the')}"
+        units.setdefault(f"{share}{row.unit}{counted}", {})[row.stage] = None
         if not row.ok:
             where = f": worst in {Path(row.worst).name}" if row.worst else ""
             drifted.append(f"drifted: {row.stage}{f' on {row.ran_on}' if row.engine else ''}{where}")

@@ -21,8 +21,9 @@ from visdeploy.errors import InputError, MissingDependencyError
 from visdeploy.image import ImageSource
 from visdeploy.machine import cpu_model, resident_memory
 from visdeploy.predictor import Predictor
+from visdeploy.report import NotRun, Row
 from visdeploy.types import Timings
-from visdeploy.verify import NotRun, Row, open_engines, verify
+from visdeploy.verify import open_engines, verify
 
 SINGLE = "single calls"
 _ROUNDS = 5
@@ -357,7 +358,7 @@ def _summarise(loaded: Loaded, taken: _Samples, exact: Row | None) -> Entry:
         stages=dict(zip(STAGES, (float(value) for value in np.median(stages, axis=0)), strict=True)),
         rates={use: tuple(rates) for use, rates in taken.rates.items()},
         changed=exact.changed if exact else None,
-        pixels=exact.pixels if exact else None,
+        pixels=exact.total if exact else None,
         dice=exact.dice if exact else None,
         metric=form.metric if form else None,
         drop=form.drop if form else None,

@@ -17,7 +17,7 @@ Rle = dict[str, Any]
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds that each stage took for one image; inference is its share of the batch."""
+    """Milliseconds that each stage took for one image; of inference and postprocessing, its share of the batch."""
 
     decode_ms: float = 0.0
     resize_ms: float = 0.0

@@ -1,26 +1,29 @@
 """Replays a bundle's golden images on this machine and says which stage drifted, if one did.
 
 Each stage starts from the recorded output of the one before, so a failure names its own cause; the last row of an
-engine runs the whole way from the image file to the masks. Images of the user's own are compared with what the
-reference answers: TorchScript in fp32 where it runs.
+engine runs the whole way from the image file to masks, boxes or classes. Images of the user's own are compared with
+what the reference answers: TorchScript in fp32 where it runs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from visdeploy import answers, tiling, tolerance
 from visdeploy import golden as goldens
-from visdeploy import tiling, tolerance
-from visdeploy.bundle import GOLDEN, TORCHSCRIPT, Bundle
+from visdeploy.answers import Answer
+from visdeploy.bundle import TORCHSCRIPT, Bundle
+from visdeploy.comparison import Compared, Expected, compare, relative_error
 from visdeploy.engines import NAMES, Engine, installed, open_engine
 from visdeploy.engines.exported import open_file
 from visdeploy.errors import (
     BundleError,
-    CheckFailedError,
     InputError,
     MissingDependencyError,
     UnsupportedError,
@@ -28,118 +31,21 @@ from visdeploy.errors import (
 )
 from visdeploy.golden import Golden
 from visdeploy.image import ImageSource, decode
-from visdeploy.postprocess import find_masks
 from visdeploy.predictor import Predictor
 from visdeploy.preprocess import prepare
+from visdeploy.report import NotRun, Report, Row
 from visdeploy.spec import Manifest
-from visdeploy.types import Masks, Result
+from visdeploy.types import Result
 
 # What a user's images are compared with: the first of these that runs here.
 _REFERENCES = ("torchscript", "onnxruntime", "openvino")
 
-
-@dataclass(frozen=True)
-class Row:
-    """One stage, over all images.
-
-    Attributes:
-        stage: "decode", "resize", "postprocess", "network", "end to end" (golden images) or "own images".
-        engine: What ran it; empty for the stages that every engine shares.
-        precision: What the engine computed in.
-        error: The largest error over all images, in the stage's own unit.
-        limit: The largest error allowed.
-        unit: What `error` counts.
-        dice: The lowest Dice of the masks against the recorded ones; None where the stage makes none.
-        ok: Whether the error is within the limit.
-        changed: Pixels of all images together whose class changed; None where the stage makes no masks.
-        pixels: Pixels of all images together; likewise.
-        worst: The image with the largest error; empty where there is none.
-        file: The exported file that the engine ran, if it was not the bundle.
-    """
-
-    stage: str
-    engine: str
-    precision: str
-    error: float
-    limit: float
-    unit: str
-    dice: float | None
-    ok: bool
-    changed: int | None = None
-    pixels: int | None = None
-    worst: str = ""
-    file: str = ""
-
-    @property
-    def drift(self) -> str:
-        """The error and its limit in words."""
-        if not np.isfinite(self.error):
-            return "it cannot be compared: another shape, or values that are not finite"
-        return f"{self.error:.3g} {self.unit}, allowed {self.limit:.3g}"
-
-    @property
-    def ran_on(self) -> str:
-        """The engine and precision in words; empty for the stages that every engine shares."""
-        name = " ".join(part for part in (self.engine, self.precision) if part)
-        return f"{name}, {self.file}" if self.file else name
-
-
-@dataclass(frozen=True)
-class NotRun:
-    """What could not be verified here, and why.
-
-    Attributes:
-        what: An engine with its precision, an image, or a file.
-        why: What is missing, or wrong.
-        file: Whether it is an exported file, which `require` insists upon, as it was named.
-    """
-
-    what: str
-    why: str
-    file: bool = False
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `verify` found.
-
-    Attributes:
-        bundle: Its path.
-        images: Number of golden images.
-        rows: One per stage, engine and precision.
-        not_run: What this machine cannot run; not a failure.
-        own_images: Number of the user's images that were compared.
-        reference: What they were compared with.
-    """
-
-    bundle: str
-    images: int
-    rows: tuple[Row, ...]
-    not_run: tuple[NotRun, ...] = ()
-    own_images: int = 0
-    reference: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether every stage is within its limit."""
-        return all(row.ok for row in self.rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain Python values; an infinite error, which JSON does not know, is None."""
-        rows = [asdict(row) | {"error": row.error if np.isfinite(row.error) else None} for row in self.rows]
-        return asdict(self) | {"ok": self.ok, "rows": rows}
-
-    def require(self) -> None:
-        """Raise CheckFailedError, naming every stage that drifted, or MissingDependencyError for a file not run."""
-        if not self.ok:
-            drifted = "; ".join(
-                f"{row.stage}{f' on {row.ran_on}' if row.engine else ''}: {row.drift}"
-                for row in self.rows
-                if not row.ok
-            )
-            raise CheckFailedError(f"{self.bundle}: the answers drifted: {drifted}")
-        if missed := [f"{entry.what}: {entry.why}" for entry in self.not_run if entry.file]:
-            raise MissingDependencyError(f"[verify] file: cannot run here: {'; '.join(missed)}")
+_UNITS = {
+    "segmentation": "of the pixels",
+    "detection": "of the boxes",
+    "localization": "of the boxes",
+    "classification": "of a probability",
+}
 
 
 def verify(
@@ -169,16 +75,17 @@ def verify(
         InputError: An unknown engine or precision.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    recorded = goldens.unpack(opened.read(GOLDEN), str(opened.path))
+    recorded = goldens.read(opened)
     if not recorded:
         raise BundleError(f"{opened.path}: holds no golden images, so there is nothing to verify against")
     spec = opened.manifest
     rows = [_decoding(recorded), _resizing(recorded, spec), _postprocessing(recorded, spec)]
     not_run: list[NotRun] = []
-    own = _OwnImages(opened, images, not_run)
-    for predictor, file in _predictors(opened, engines, precisions, files, len(images) > 0, not_run):
-        ran = {"engine": predictor.engine.name, "precision": predictor.engine.precision, "file": file}
-        rows += [*_golden_rows(predictor, recorded, ran), *own.rows(predictor, ran)]
+    with ExitStack() as stack:
+        own = _OwnImages(opened, images, not_run, stack)
+        for predictor, file in _predictors(opened, engines, precisions, files, len(images) > 0, not_run):
+            ran = {"engine": predictor.engine.name, "precision": predictor.engine.precision, "file": file}
+            rows += [*_golden_rows(predictor, recorded, ran), *own.rows(predictor, ran)]
     return Report(str(opened.path), len(recorded), tuple(rows), tuple(not_run), len(own.expected), own.reference)
 
 
@@ -294,8 +201,11 @@ def _resizing(recorded: Sequence[Golden], spec: Manifest) -> Row:
 
 
 def _postprocessing(recorded: Sequence[Golden], spec: Manifest) -> Row:
-    answered = [find_masks(golden.logits, golden.prepared, spec).to_numpy() for golden in recorded]
-    return _mask_row("postprocess", _against_golden(answered, recorded, spec), tolerance.POSTPROCESS_PIXELS)
+    compared = []
+    for expected, golden in zip(_expected(recorded, spec), recorded, strict=True):
+        answer = answers.read(golden.logits, golden.prepared, spec)
+        compared.append(compare(answer, expected, spec, "fp32"))
+    return _answer_row("postprocess", compared, tolerance.POSTPROCESS[spec.task], spec)
 
 
 def _golden_rows(predictor: Predictor, recorded: Sequence[Golden], ran: Mapping[str, str]) -> list[Row]:
@@ -304,31 +214,44 @@ def _golden_rows(predictor: Predictor, recorded: Sequence[Golden], ran: Mapping[
     variant = spec.variant(predictor.engine.name, precision)
     own = variant.drift if variant is not None and variant.accepted and variant.drift is not None else 0.0
     limit = max(spec.tolerances.get(precision, tolerance.LOGITS[precision]), own * tolerance.VARIANT_SLACK)
-    answered = [_classes(result) for result in predictor.stream([golden.source for golden in recorded])]
-    compared = _against_golden(answered, recorded, spec)
+    results = predictor.stream([golden.source for golden in recorded])
     return [
         _row("network", errors, limit, "of the largest logit", **ran),
-        _mask_row("end to end", compared, tolerance.MASK_PIXELS[precision], **ran),
+        _compared_row("end to end", results, _expected(recorded, spec), spec, ran),
+    ]
+
+
+def _expected(recorded: Sequence[Golden], spec: Manifest) -> list[Expected]:
+    return [
+        Expected(
+            f"golden {index}",
+            golden.prepared.source_size,
+            golden.answer,
+            partial(answers.candidates, golden.logits, golden.prepared, spec),
+        )
+        for index, golden in enumerate(recorded)
     ]
 
 
 class _OwnImages:
-    """A user's images, with the masks that the reference finds in each."""
+    """A user's images, with what the reference finds in each; it stays open, to be asked again."""
 
-    def __init__(self, bundle: Bundle, images: Sequence[ImageSource], not_run: list[NotRun]) -> None:
-        self.expected: dict[int, Masks] = {}
+    def __init__(self, bundle: Bundle, images: Sequence[ImageSource], not_run: list[NotRun], stack: ExitStack) -> None:
+        self.expected: dict[int, Result] = {}
         self.reference = ""
         self._images = images
         if not images:
             return
         engine = _open_reference(bundle)
         self.reference = f"{engine.name} {engine.precision}"
-        with Predictor(bundle, engine) as predictor:
-            for result in predictor.stream(images):
-                if result.masks is None:
-                    not_run.append(NotRun(result.source, str(result.error)))
-                else:  # there may be thousands: what is kept of each is its run lengths
-                    self.expected[result.index] = replace(result.masks, logits=np.zeros((0, 0, 0), np.float32))
+        self._predictor = stack.enter_context(Predictor(bundle, engine))
+        for result in self._predictor.stream(images):
+            if result.error is not None:
+                not_run.append(NotRun(result.source, str(result.error)))
+                continue
+            masks = result.masks and replace(result.masks, logits=np.zeros((0, 0, 0), np.float32))
+            # There may be thousands: what is kept of a mask is its run lengths.
+            self.expected[result.index] = replace(result, masks=masks, image=None)
         if not self.expected:
             raise InputError(f"[verify] images: none of the {len(images)} could be predicted: {not_run[-1].why}")
 
@@ -338,11 +261,16 @@ class _OwnImages:
         if not self.expected or itself:
             return []
         results = predictor.stream([self._images[index] for index in self.expected])
-        compared = [
-            _compare(result.source, _classes(result), masks.to_numpy(), predictor.spec.background)
-            for result, masks in zip(results, self.expected.values(), strict=True)
-        ]
-        return [_mask_row("own images", compared, tolerance.MASK_PIXELS[ran["precision"]], **ran)]
+        expected = (
+            Expected(result.source, result.size, answers.of_result(result), partial(self._candidates, index))
+            for index, result in self.expected.items()
+        )
+        return [_compared_row("own images", results, expected, predictor.spec, ran)]
+
+    def _candidates(self, index: int) -> Answer:
+        spec, infer = self._predictor.spec, self._predictor.engine.infer
+        prepared = prepare(decode(self._images[index]), spec)
+        return answers.candidates(tiling.answer(infer, prepared.pixels, spec), prepared, spec)
 
 
 def _open_reference(bundle: Bundle) -> Engine:
@@ -357,14 +285,6 @@ def _open_reference(bundle: Bundle) -> Engine:
     raise MissingDependencyError(f"[verify] images: nothing here runs the reference. {'; '.join(reasons)}")
 
 
-def relative_error(answered: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    """Return max |a - b| / max(1, max |b|); infinite where shapes differ or a value is not finite."""
-    if answered.shape != reference.shape or not np.isfinite(answered).all() or not np.isfinite(reference).all():
-        return float("inf")
-    differences = np.abs(answered.astype(np.float64) - reference)
-    return float(differences.max() / max(1.0, float(np.abs(reference).max())))
-
-
 def _differences(answered: NDArray[np.uint8], reference: NDArray[np.uint8]) -> NDArray[Any]:
     if answered.shape != reference.shape:
         return np.array([np.inf])
@@ -372,51 +292,30 @@ def _differences(answered: NDArray[np.uint8], reference: NDArray[np.uint8]) -> N
     return differences
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """The class map of one image beside the expected one."""
-
-    image: str
-    changed: int
-    pixels: int
-    dice: float
-
-
-def _compare(
-    image: str, answered: NDArray[np.uint8], reference: NDArray[np.uint8], background: int | None
-) -> _Compared:
-    """Count the pixels whose class changed; the Dice is of everything that is not background."""
-    if answered.shape != reference.shape:
-        return _Compared(image, reference.size, reference.size, 0.0)
-    same = answered == reference
-    found = [
-        classes != background if background is not None else np.ones_like(same) for classes in (answered, reference)
+def _compared_row(
+    stage: str, results: Iterable[Result], expected: Iterable[Expected], spec: Manifest, ran: Mapping[str, str]
+) -> Row:
+    precision = ran["precision"]
+    compared = [
+        compare(None if result.error else answers.of_result(result), entry, spec, precision)
+        for result, entry in zip(results, expected, strict=True)
     ]
-    covered = int(found[0].sum()) + int(found[1].sum())
-    agreed = int((same & found[0]).sum())
-    changed = same.size - int(same.sum())
-    return _Compared(image, changed, same.size, 2 * agreed / covered if covered else 1.0)
+    return _answer_row(stage, compared, tolerance.ANSWERS[spec.task][precision], spec, **ran)
 
 
-def _against_golden(
-    answered: Sequence[NDArray[np.uint8]], recorded: Sequence[Golden], spec: Manifest
-) -> list[_Compared]:
-    pairs = enumerate(zip(answered, recorded, strict=True))
-    return [_compare(f"golden {i}", classes, golden.classes, spec.background) for i, (classes, golden) in pairs]
-
-
-def _classes(result: Result) -> NDArray[np.uint8]:
-    return np.zeros((0, 0), np.uint8) if result.masks is None else result.masks.to_numpy()
-
-
-def _mask_row(stage: str, compared: Sequence[_Compared], limit: float, **ran: str) -> Row:
-    worst = max(compared, key=lambda entry: entry.changed / entry.pixels)
+def _answer_row(stage: str, compared: Sequence[Compared], limit: float, spec: Manifest, **ran: str) -> Row:
+    worst = max(compared, key=lambda entry: entry.error)
+    changed, total = (sum(getattr(entry, name) for entry in compared) for name in ("changed", "total"))
+    # An image may hold few boxes, of which one is a large share.
+    of_all = "boxes" in answers.FIELDS[spec.task] and np.isfinite(worst.error)
+    error = changed / max(1, total) if of_all else worst.error
+    dice = [entry.dice for entry in compared if entry.dice is not None]
     return replace(
-        _row(stage, [worst.changed / worst.pixels], limit, "of the pixels", **ran),
-        dice=min(entry.dice for entry in compared),
-        changed=sum(entry.changed for entry in compared),
-        pixels=sum(entry.pixels for entry in compared),
-        worst=worst.image if worst.changed else "",
+        _row(stage, [error], limit, _UNITS[spec.task], **ran),
+        dice=min(dice, default=None),
+        changed=changed,
+        total=total,
+        worst=worst.image if worst.error else "",
     )
 
 

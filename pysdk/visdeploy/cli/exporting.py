@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from visdeploy.bundle import Bundle
     from visdeploy.data import Dataset
     from visdeploy.precision import PrecisionOptions
-    from visdeploy.verify import Report
+    from visdeploy.report import Report
 
 # The engine that a format is for, whose variants are all that it needs.
 _ENGINES = {"engine": ("tensorrt",), "openvino": ("openvino",), "pt2": None}

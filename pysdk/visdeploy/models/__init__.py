@@ -13,8 +13,12 @@ try:
     from torch import nn
 
     from visdeploy.models import weights as _weights
-    from visdeploy.models.encoders import RESNETS, normalisation, pretrained_state
+    from visdeploy.models.encoders import TORCHVISION, normalisation, pretrained_state
+    from visdeploy.models.localizer import Localizer
+    from visdeploy.models.ssd import Ssd
     from visdeploy.models.summary import LayerRow, Summary, summary
+    from visdeploy.models.tinyssd import TinySsd
+    from visdeploy.models.torchvision_ssd import from_torchvision
     from visdeploy.models.unet import Unet
     from visdeploy.models.weights import LoadReport, load_weights
 except ImportError as error:
@@ -28,6 +32,7 @@ __all__ = [
     "Summary",
     "create",
     "freeze_encoder",
+    "from_torchvision",
     "list",
     "load_weights",
     "normalisation",
@@ -36,27 +41,33 @@ __all__ = [
 
 _REGISTRY: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "unet": (Unet, "fast.ai's lesson-14 U-Net (Unet34) over any ResNet or timm backbone"),
+    "ssd": (Ssd, "single-shot detector over any backbone, whose neck may be U-Net-shaped"),
+    "tinyssd": (TinySsd, "the small detector of the d2l book, with a body of its own"),
+    "localizer": (Localizer, "fast.ai's lesson-8 networks for one main object: its class, its box, or both"),
 }
 
 
 def create(
-    name: str, *, encoder: str, num_classes: int, weights: str | Path | None = None, **options: Any
+    name: str, *, encoder: str | None = None, num_classes: int, weights: str | Path | None = None, **options: Any
 ) -> nn.Module:
     """Build a model by name; nothing is downloaded unless `weights` asks for it.
 
     Args:
         name: One of `models.list()`.
-        encoder: resnet18, resnet34, resnet50, or any timm model that offers `features_only`.
-        num_classes: Channels of the logits; 1 for a binary task.
+        encoder: resnet18, resnet34, resnet50, mobilenet_v2, or any timm model that offers `features_only`; None for a
+            model with a body of its own.
+        num_classes: Of a segmenter the channels of the logits, 1 for a binary task; else the number of classes that
+            objects have, without the background.
         weights: None for random weights; a file of encoder weights in torchvision's or timm's names (or a whole
             visdeploy checkpoint); or, online, a tag that torchvision or timm publish for this encoder ("DEFAULT").
-        **options: What the model itself takes, such as `decoder_channels=256` of "unet".
+        **options: What the model itself takes, such as `decoder_channels=256` of "unet"; see its class.
 
     Returns:
-        A module that maps normalised float32 (B, 3, H, W) to logits (B, num_classes, H, W).
+        A module that maps normalised float32 (B, 3, H, W) to what `bundle.Spec` says of its task. A detector also has
+        `anchors(size)`, the field of that name in its spec.
 
     Raises:
-        InputError: An unknown name, encoder or option, or weights that do not fit.
+        InputError: An unknown name, encoder or option, one missing or too many, or weights that do not fit.
 
     Example:
         >>> net = create("unet", encoder="resnet34", num_classes=1)
@@ -70,16 +81,22 @@ def create(
     if num_classes < 1:
         raise InputError(f"[models] num_classes: expected at least 1, got {num_classes}")
     model = _REGISTRY[name][0]
-    known = [option for option in inspect.signature(model).parameters if option not in ("encoder", "num_classes")]
+    taken = inspect.signature(model).parameters
+    if ("encoder" in taken) != (encoder is not None):
+        wish = "the name of a backbone" if encoder is None else f"none, because {name} has a body of its own"
+        raise InputError(f"[models] encoder: expected {wish}, got {encoder!r}")
+    known = [option for option in taken if option not in ("encoder", "num_classes")]
     for option in options:
         if option not in known:
-            raise InputError(f"[models] {name}: expected {' or '.join(known)} as its options, got {option!r}")
+            raise InputError(f"[models] {name}: expected {' or '.join(known) or 'none'} as options, got {option!r}")
+    if encoder is not None:
+        options["encoder"] = encoder
     try:
-        net = model(encoder=encoder, num_classes=num_classes, **options)
+        net = model(num_classes=num_classes, **options)
     except TypeError as error:
         raise InputError(f"[models] {name}: {error}") from error
     if weights is not None:
-        _load_encoder(net, encoder, weights)
+        _load_weights(net, encoder, weights)
     return net
 
 
@@ -94,8 +111,11 @@ def freeze_encoder(net: nn.Module, frozen: bool = True) -> None:
         parameter.requires_grad_(not frozen)
 
 
-def _load_encoder(net: nn.Module, encoder: str, weights: str | Path) -> None:
-    layout = "torchvision" if encoder in RESNETS else "timm"
+def _load_weights(net: nn.Module, encoder: str | None, weights: str | Path) -> None:
+    if encoder is None:
+        load_weights(net, weights)
+        return
+    layout = "torchvision" if encoder in TORCHVISION else "timm"
     if not Path(weights).is_file():
         state = _weights._renamed(pretrained_state(encoder, str(weights)), net, layout)
         _weights.assign(net, state, layout, str(weights))

@@ -1,9 +1,10 @@
 """Backbones that return one feature map per stride, finest first.
 
-ResNets come from torchvision, with its parameter names, so its weights load as they are. Every other name is looked up
-in timm, which builds the same pyramid from any of its `features_only` models.
+Those in `TORCHVISION` come from there, with its parameter names, so its weights load as they are. Every other name is
+looked up in timm, which builds the same pyramid from any of its `features_only` models.
 """
 
+import copy
 import difflib
 from collections.abc import Callable
 from itertools import pairwise
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from visdeploy.errors import InputError, MissingDependencyError
 
 PerChannel = tuple[float, float, float]
-RESNETS = ("resnet18", "resnet34", "resnet50")
 
 
 class Encoder(nn.Module):
@@ -65,6 +65,29 @@ class ResNetEncoder(Encoder):
         return [x2, x4, x8, x16, self.layer4(x16)]
 
 
+class MobileNetV2Encoder(Encoder):
+    """Torchvision's MobileNetV2 without its last convolution and classifier."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import torchvision
+
+        net = getattr(torchvision.models, name)(weights=None)
+        self.features = net.features[:18]
+        self.channels = [16, 24, 32, 96, 320]
+        self.strides = [2, 4, 8, 16, 32]
+        self.last_of_stride = [1, 3, 6, 13, 17]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the features taken before each halving, then the last."""
+        maps: list[Tensor] = []
+        for index, block in enumerate(self.features):
+            x = block(x)
+            if index in self.last_of_stride:
+                maps.append(x)
+        return maps
+
+
 class TimmEncoder(Encoder):
     """Any timm model that offers `features_only`."""
 
@@ -81,34 +104,64 @@ class TimmEncoder(Encoder):
         return features
 
 
+TORCHVISION: dict[str, Callable[[str], Encoder]] = {
+    "resnet18": ResNetEncoder,
+    "resnet34": ResNetEncoder,
+    "resnet50": ResNetEncoder,
+    "mobilenet_v2": MobileNetV2Encoder,
+}
+
+
 def create_encoder(name: str) -> Encoder:
     """Build the backbone `name` with random weights; no network is used.
 
     Raises:
-        InputError: Neither torchvision's ResNets nor timm know the name, or the model has no pyramid of strides.
+        InputError: Neither `TORCHVISION` nor timm know the name, or the model has no pyramid of strides.
     """
-    if name in RESNETS:
-        return ResNetEncoder(name)
+    if name in TORCHVISION:
+        return TORCHVISION[name](name)
     _require_timm_model(name)
     try:
         encoder = TimmEncoder(name)
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise InputError(f"[models] encoder: timm's {name!r} offers no feature pyramid ({error})") from error
     if any(coarse <= fine for fine, coarse in pairwise(encoder.strides)):
-        raise InputError(f"[models] encoder: {name!r} has strides {encoder.strides}; a U-Net needs rising strides")
+        raise InputError(f"[models] encoder: {name!r}: expected rising strides, got {encoder.strides}")
     return encoder
 
 
-def normalisation(name: str) -> tuple[PerChannel, PerChannel]:
+def map_sizes(network: nn.Module, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Return height and width of every feature map that a network makes of an image of `size`, height and width.
+
+    Args:
+        network: It returns a feature map, a list of them, or a dict. Nothing of it changes.
+        size: In pixels.
+
+    Raises:
+        InputError: It cannot take images of this size.
+    """
+    # On the meta device only shapes are worked out.
+    shadow = copy.deepcopy(network).to("meta").eval()
+    try:
+        with torch.no_grad():
+            maps = shadow(torch.empty(1, 3, *size, device="meta"))
+    except (RuntimeError, ValueError) as error:
+        message = f"[models] size: the network cannot take images of {size[0]} x {size[1]} ({error})"
+        raise InputError(message) from error
+    maps = [maps] if isinstance(maps, Tensor) else maps.values() if isinstance(maps, dict) else maps
+    return tuple((one.shape[2], one.shape[3]) for one in maps)
+
+
+def normalisation(name: str | None) -> tuple[PerChannel, PerChannel]:
     """Return the mean and std per RGB channel, on the scale 0..1, that a backbone's published weights expect.
 
-    A backbone without published weights gets ImageNet's.
+    A backbone without published weights, and a model without a backbone (None), get ImageNet's.
 
     Raises:
         InputError: No backbone has this name.
     """
     config = None
-    if name not in RESNETS:
+    if name is not None and name not in TORCHVISION:
         _require_timm_model(name)
         config = _import_timm().get_pretrained_cfg(name)
     if config is None:
@@ -119,7 +172,7 @@ def normalisation(name: str) -> tuple[PerChannel, PerChannel]:
 
 def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
     """Download the weights that torchvision or timm publish for a backbone; `weights` is their tag."""
-    if name in RESNETS:
+    if name in TORCHVISION:
         import torchvision
 
         fetch: Callable[[], dict[str, Tensor]]
@@ -144,9 +197,9 @@ def pretrained_state(name: str, weights: str) -> dict[str, Tensor]:
 def _require_timm_model(name: str) -> None:
     known = _import_timm().list_models()
     if name not in known:
-        close = difflib.get_close_matches(name, {*RESNETS, *known}, n=3)
+        close = difflib.get_close_matches(name, {*TORCHVISION, *known}, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise InputError(f"[models] encoder: no backbone named {name!r} in torchvision's ResNets or timm{hint}")
+        raise InputError(f"[models] encoder: no backbone named {name!r} here or in timm{hint}")
 
 
 def _import_timm() -> "timm":  # type: ignore[name-defined]  # noqa: F821

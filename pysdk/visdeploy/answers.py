@@ -1,0 +1,97 @@
+"""What a bundle answers of one image, as arrays that can be recorded and compared."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visdeploy.asked import Asked
+from visdeploy.postprocess import find
+from visdeploy.preprocess import Prepared
+from visdeploy.spec import Manifest, Spec
+from visdeploy.types import Boxes, Classes, Masks, Result
+
+Answer = Mapping[str, NDArray[Any]]
+"""Arrays by the names in `FIELDS`: `classes` (H, W) uint8 class map; `boxes` (K, 4) float32 corners in pixels of the
+source image, with `scores` (K,) float32 and `labels` (K,) int64; or `probabilities` (C,) float32."""
+
+_BOXES = ("boxes", "scores", "labels")
+FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "segmentation": ("classes",),
+    "detection": _BOXES,
+    "localization": _BOXES,
+    "classification": ("probabilities",),
+}
+
+
+_SHAPES = {
+    "segmentation": "(1, C, h, w)",
+    "detection": "(1, N, C + 4)",
+    "localization": "(1, 4 + C)",
+    "classification": "(1, C)",
+}
+
+
+def contradiction(shape: tuple[int, ...], spec: Spec) -> str:
+    """Return how a network's answer to a batch of one contradicts the spec, in a sentence; empty if it does not."""
+    expected, classes = _SHAPES[spec.task], len(spec.labels)
+    if len(shape) != expected.count(",") + 1 or shape[0] != 1 or not all(shape):
+        return f"net: expected logits of shape {expected} for {spec.task}, got {shape}"
+    if spec.anchors is not None and shape[1] != spec.anchors.count:
+        return f"anchors: the rule gives {spec.anchors.count} boxes, the network answers {shape[1]}"
+    if spec.task == "segmentation":
+        if shape[1] != classes and (shape[1], classes) != (1, 2):
+            return f"labels: the network has {shape[1]} channels, the spec names {classes} labels"
+        return ""
+    scored = shape[-1] - (0 if spec.task == "classification" else 4)
+    if scored != classes and (spec.task, scored, classes) != ("localization", 0, 1):
+        background = ", the background among them" if spec.task == "detection" else ""
+        return f"labels: the network scores {max(0, scored)} classes, the spec names {classes} labels{background}"
+    return ""
+
+
+def read(logits: NDArray[np.float32], prepared: Prepared, spec: Manifest, **asked: Any) -> Answer:
+    """Return what the network's output says of an image, at the size of its source.
+
+    Args:
+        logits: What the network answered for it, without the batch.
+        prepared: What `preprocess.prepare` made of the image.
+        spec: The bundle's.
+        **asked: See `asked.Asked`.
+    """
+    anchors = None if spec.anchors is None else spec.anchors.boxes(spec.size)
+    return _arrays(next(find(logits[None], [prepared], spec, anchors, Asked(**asked))))
+
+
+def candidates(logits: NDArray[np.float32], prepared: Prepared, spec: Manifest) -> Answer:
+    """Return the boxes that `read` chose from: a detector's before NMS, a localizer's with each of its labels."""
+    if spec.anchors is not None:
+        unlimited = spec.model_copy(update={"top_k": spec.anchors.count})
+        return read(logits, prepared, unlimited, iou=1.0, max_det=spec.anchors.count * len(spec.labels))
+    found, labels = read(logits, prepared, spec), np.arange(len(spec.labels))
+    if len(labels) == 1:
+        return found
+    shares = np.exp(logits[4:] - logits[4:].max())
+    return {"boxes": found["boxes"].repeat(len(labels), 0), "scores": shares / shares.sum(), "labels": labels}
+
+
+def of_result(result: Result) -> Answer:
+    """Return what a prediction found.
+
+    Raises:
+        VisdeployError: It found nothing but an error.
+    """
+    if result.error is not None:
+        raise result.error
+    found = result.masks or result.boxes or result.classes
+    assert found is not None
+    return _arrays(found)
+
+
+def _arrays(found: Masks | Boxes | Classes) -> Answer:
+    if isinstance(found, Masks):
+        return {"classes": found.to_numpy()}
+    if isinstance(found, Boxes):
+        return {"boxes": found.xyxy, "scores": found.scores, "labels": found.labels}
+    return {"probabilities": found.probabilities}

@@ -1,0 +1,86 @@
+"""What a caller asks of a model beside its answer, checked against the model's task."""
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from visdeploy.errors import InputError
+from visdeploy.spec import UNUSED, Spec
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Arguments of a call or a stream; None leaves each to the spec.
+
+    Attributes:
+        threshold: Probability above which a binary pixel is foreground.
+        conf: Score above which a box is returned, from 0 to 1; a detector's, as the next three.
+        iou: Largest IoU of two boxes of one class, from 0 to 1.
+        max_det: The most boxes of one image, best first.
+        classes: Names or indices of the classes to look for; the boxes of others do not count in `max_det`.
+    """
+
+    threshold: float | None = None
+    conf: float | None = None
+    iou: float | None = None
+    max_det: int | None = None
+    classes: Sequence[str | int] | None = None
+
+    def check(self, spec: Spec) -> None:
+        """Refuse what does not go with the model.
+
+        Raises:
+            InputError: An argument of another task, or a value out of range.
+        """
+        if self.threshold is not None and not spec.binary:
+            instead = {"segmentation": "this one takes the best class per pixel", "detection": "a detector has conf"}
+            raise InputError(
+                "[predict] threshold: only a binary model has one; "
+                + instead.get(spec.task, f"this one's task is {spec.task}")
+            )
+        if self.threshold is not None:
+            logit_threshold(self.threshold, spec)
+        for name in ("conf", "iou", "max_det", "classes"):
+            if getattr(self, name) is not None and spec.task != "detection":
+                raise InputError(f"[predict] {name}: only a detector has it; this model's task is {spec.task}")
+        for name, share in (("conf", self.conf), ("iou", self.iou)):
+            if share is not None and (isinstance(share, bool | str) or not 0 <= share <= 1):
+                raise InputError(f"[predict] {name}: expected a number from 0 to 1, got {share!r}")
+        if self.max_det is not None and (not isinstance(self.max_det, int) or self.max_det < 1):
+            raise InputError(f"[predict] max_det: expected a whole number of at least 1, got {self.max_det!r}")
+        self.indices(spec)
+
+    def indices(self, spec: Spec) -> frozenset[int] | None:
+        """Return the classes to look for, or None for all.
+
+        Raises:
+            InputError: The model has no such class.
+        """
+        if self.classes is None:
+            return None
+        if isinstance(self.classes, str | int) or not len(self.classes):
+            raise InputError(f"[predict] classes: expected a list of names or indices, got {self.classes!r}")
+        return frozenset(_index(entry, spec) for entry in self.classes)
+
+
+def logit_threshold(probability: float, spec: Spec) -> float:
+    """Return the output value that stands for a probability.
+
+    Raises:
+        InputError: The probability is not strictly between 0 and 1.
+    """
+    if not 0 < probability < 1:
+        raise InputError(f"[predict] threshold: expected a probability between 0 and 1, got {probability}")
+    return math.log(probability / (1 - probability)) if spec.activation == "sigmoid" else probability
+
+
+def _index(entry: str | int, spec: Spec) -> int:
+    known = {label: i for i, label in enumerate(spec.labels) if i != spec.background and label != UNUSED}
+    if isinstance(entry, str) and entry in known:
+        return known[entry]
+    if not isinstance(entry, str) and entry in known.values():
+        return int(entry)
+    close = difflib.get_close_matches(str(entry), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(list(known)[:20])}"
+    raise InputError(f"[predict] classes: the model knows no class {entry!r}; {hint}")
