@@ -15,7 +15,7 @@ PACKAGE = ROOT / "pysdk" / "visdeploy"
 # A module may import from its own layer and from those before it.
 LAYERS = (
     {"errors", "native", "tolerance", "metrics", "whole_file", "lanes", "machine", "onnx_files", "report"},
-    {"spec", "anchors", "mask", "ops", "image"},
+    {"spec", "anchors", "mask", "ops", "image", "average_precision"},
     {"asked", "bundle", "types", "preprocess", "tiling"},
     {"postprocess", "cache"},
     {"answers", "engines"},

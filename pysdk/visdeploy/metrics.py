@@ -1,6 +1,6 @@
 """Dice, IoU and pixel accuracy, all from one confusion matrix over every pixel that counts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +42,9 @@ class Confusion:
         return figures | {f"iou_{labels[i]}": float(iou[i]) for i in range(len(labels)) if present[i]}
 
 
-def headline(figures: dict[str, float]) -> str:
-    """Return the name of the metric that picks the best checkpoint."""
-    return "miou" if "miou" in figures else "dice"
+def headline(figures: Mapping[str, float]) -> str:
+    """Return the name of the metric that picks the best checkpoint and stands for the others: the first present."""
+    return next(name for name in ("map50", "loc_accuracy", "miou", "dice", "iou", "accuracy") if name in figures)
 
 
 def _or_one(value: float) -> float:

@@ -26,6 +26,8 @@ from visdeploy.cli.options import (
 )
 from visdeploy.errors import CheckFailedError, InputError
 
+TASKS = ("segmentation", "detection", "localization", "classification")
+
 
 @app.command()
 def demo(
@@ -42,26 +44,42 @@ def demo(
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    task: Annotated[str, typer.Option(help="segmentation.")] = "segmentation",
+    task: Annotated[str, typer.Option(help="segmentation, detection, localization or classification.")] = TASKS[0],
     format: Format = "auto",
     masks: Masks = None,
-    arch: Annotated[str, typer.Option(help="Model: unet.")] = "unet",
-    encoder: Annotated[str, typer.Option(help="resnet18/34/50, or a timm model with a pyramid.")] = "resnet34",
+    arch: Annotated[str, typer.Option(help="unet, ssd, tinyssd, localizer; default, by the task.")] = "",
+    encoder: Annotated[
+        str | None, typer.Option(help="resnet18/34/50, mobilenet_v2, or a timm model with a pyramid.")
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="Encoder weights: a file, or a published tag.")] = None,
-    model: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="decoder_channels=128, ...")] = None,
-    size: Annotated[str, typer.Option(help="'256', '192x256', or a stage after the other: '128,256'.")] = "256",
+    model: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="decoder_channels=128, neck=fpn, ...")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="'256', '192x256', or a stage after the other: '128,256'; default, 256, or 224 of one object."),
+    ] = None,
     epochs: Annotated[str, typer.Option(help="Per stage: '20', or '20,10'.")] = "20",
     batch: Annotated[int, typer.Option(help="Images per step.")] = 8,
     lr: Annotated[str, typer.Option(help="Peak learning rate, or 'find'.")] = "0.001",
     encoder_lr: Annotated[float, typer.Option(help="The encoder's share of it.")] = 0.3,
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 1e-2,
     freeze_epochs: Annotated[int | None, typer.Option(help="Default: 1 with --weights, else 0.")] = None,
-    freeze_bn: Annotated[bool, typer.Option(help="Keep the encoder's BatchNorm statistics throughout.")] = False,
+    freeze_to: Annotated[
+        int | None,
+        typer.Option(help="Stride up to which the encoder never learns; default: 4 for a detector with --weights."),
+    ] = None,
+    freeze_bn: Annotated[
+        bool | None,
+        typer.Option(help="Keep the encoder's BatchNorm statistics throughout; default: a detector with --weights."),
+    ] = None,
     ema: Annotated[float, typer.Option(help="Decay of the averaged weights; 0 for none.")] = 0.98,
     dice: Annotated[float, typer.Option(help="Weight of the Dice loss.")] = 0.5,
     class_weights: Annotated[str, typer.Option(help="none or balanced.")] = "none",
     pos_weight: Annotated[float, typer.Option(help="Factor on foreground pixels of a binary task.")] = 1.0,
+    box_loss: Annotated[str, typer.Option(help="A detector's: smooth_l1 or l1.")] = "smooth_l1",
+    class_loss: Annotated[str, typer.Option(help="A detector's: mining or focal.")] = "mining",
+    label_weight: Annotated[float, typer.Option(help="Localization: weight of the class beside the box.")] = 20.0,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
+    turns: Annotated[bool, typer.Option("--turns", help="Quarter turns too, where there is no up and down.")] = False,
     rotate: Annotated[float, typer.Option(help="Largest rotation in degrees.")] = 5.0,
     scale: Annotated[str, typer.Option(help="Range of the zoom.")] = "0.8,1.4",
     lighting: Annotated[float, typer.Option(help="Range of brightness and contrast.")] = 0.2,
@@ -71,14 +89,16 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model on a folder of images and masks."""
-    choice("task", task, ("segmentation",))
+    """Train a model on a folder of images with masks, boxes or labels."""
     options: dict[str, Any] = {
+        "task": choice("task", task, TASKS),
+        "box_loss": choice("box-loss", box_loss, ("smooth_l1", "l1")),
+        "class_loss": choice("class-loss", class_loss, ("mining", "focal")),
         "class_weights": choice("class-weights", class_weights, ("none", "balanced")),
         "resize": choice("resize", resize, ("stretch", "letterbox")),
         "precision": choice("precision", precision, ("auto", "fp32", "bf16")),
         "model": dict(key_value(entry) for entry in model or ()),
-        "sizes": tuple(height_width(entry) for entry in size.split(",")),
+        "sizes": tuple(height_width(entry) for entry in size.split(",")) if size else (),
         "epochs": tuple(int(value) for value in numbers("epochs", epochs)),
         "lr": None if lr == "find" else numbers("lr", lr)[0],
         "scale": number_range("scale", scale),
@@ -94,11 +114,14 @@ def train(
         encoder_lr=encoder_lr,
         weight_decay=weight_decay,
         freeze_epochs=freeze_epochs,
+        freeze_to=freeze_to,
         freeze_bn=freeze_bn,
         ema=ema,
         dice=dice,
         pos_weight=pos_weight,
+        label_weight=label_weight,
         flip=flip,
+        turns=turns,
         rotate=rotate,
         lighting=lighting,
         seed=seed,

@@ -1,4 +1,4 @@
-"""From a folder of images and masks to the best checkpoint, in stages of growing size."""
+"""From a folder of images and what is known of them to the best checkpoint, in stages of growing size."""
 
 import copy
 import dataclasses
@@ -16,21 +16,30 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.tuner import Tuner
-from torch import Tensor, nn
+from torch import nn
 
 from visdeploy import image, models
 from visdeploy.data import Dataset, check_or_raise
-from visdeploy.data.augment import Augment
 from visdeploy.errors import InputError
 from visdeploy.spec import Spec
 from visdeploy.train import checkpoint
+from visdeploy.train.detection import DetectionTask
 from visdeploy.train.journal import Journal
-from visdeploy.train.loader import Pairs, class_frequencies, loaders
+from visdeploy.train.loader import Examples, loaders
+from visdeploy.train.localization import ClassificationTask, LocalizationTask
 from visdeploy.train.options import TrainOptions
-from visdeploy.train.task import SegmentationTask
+from visdeploy.train.segmentation import SegmentationTask
+from visdeploy.train.task import Task
 from visdeploy.whole_file import whole_file
 
 GOLDEN_IMAGES = 2
+
+TASKS: dict[str, type[Task]] = {
+    "segmentation": SegmentationTask,
+    "detection": DetectionTask,
+    "localization": LocalizationTask,
+    "classification": ClassificationTask,
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class TrainResult:
 
 
 def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> TrainResult:
-    """Train a segmentation model.
+    """Train a model for the task that the options name.
 
     Args:
         dataset: What `visdeploy.data.open` returns; it is checked as a whole before the first step.
@@ -58,7 +67,7 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
         resume: Continue the run in `options.out` where it stopped.
 
     Raises:
-        InputError: The data have problems (all are listed), the loss stopped being finite (the files are named), or
+        InputError: The data have problems (all are listed) or nothing that the task could learn, the loss stopped being finite (the files are named), or
             the folder holds another run, or none to resume.
     """
     start = time.perf_counter()
@@ -66,9 +75,11 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
     if not dataset.train or not dataset.val:
         count = f"{len(dataset.train)} images to train on and {len(dataset.val)} held out"
         raise InputError(f"[train] data: expected some of each, got {count}")
-    specs = [_spec(dataset, options, size) for size in options.sizes]
+    dataset = TASKS[options.task].select(dataset)
     lightning.seed_everything(options.seed, verbose=False)
-    net = models.create(**(specs[0].architecture or {}), weights=options.weights)
+    architecture = _architecture(dataset, options)
+    net = models.create(**architecture, weights=options.weights)
+    specs = [_spec(dataset, options, architecture, net, size) for size in options.sizes]
     _claim(options, resume)
     net = net.to(memory_format=torch.channels_last)
     figures: dict[str, float] = {}
@@ -103,24 +114,26 @@ def _claim(options: TrainOptions, resume: bool) -> None:
         raise InputError(f"[train] out: cannot write to {options.out} ({error.strerror})") from error
 
 
-def _spec(dataset: Dataset, options: TrainOptions, size: tuple[int, int]) -> Spec:
-    binary = len(dataset.labels) == 2 and dataset.background is not None
-    architecture = {"name": options.arch, "encoder": options.encoder} | options.model
-    architecture["num_classes"] = 1 if binary else len(dataset.labels)
+def _architecture(dataset: Dataset, options: TrainOptions) -> dict[str, Any]:
+    named: dict[str, Any] = {"name": options.arch}
+    if options.encoder is not None:
+        named["encoder"] = options.encoder
+    return named | options.model | TASKS[options.task].architecture(dataset, options)
+
+
+def _spec(
+    dataset: Dataset, options: TrainOptions, architecture: dict[str, Any], net: nn.Module, size: tuple[int, int]
+) -> Spec:
     mean, std = models.normalisation(options.encoder)
     fields = {
-        "task": "segmentation",
-        "labels": dataset.labels,
-        "palette": dataset.palette,
-        "background": dataset.background,
+        "task": options.task,
         "size": size,
         "mean": mean,
         "std": std,
         "resize": options.resize,
-        "activation": "sigmoid" if binary else "softmax",
         "architecture": architecture,
     }
-    return Spec.parse(fields, "train")
+    return Spec.parse(fields | TASKS[options.task].spec_fields(dataset, net, size), "train")
 
 
 def _run_stage(dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, net: nn.Module) -> dict[str, float]:
@@ -128,12 +141,10 @@ def _run_stage(dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, 
     folder = options.out / f"stage-{stage}-{spec.size[0]}x{spec.size[1]}"
     summary = folder / "best.json"
     if not summary.is_file():
-        augment = Augment(flip=options.flip, rotate=options.rotate, scale=options.scale, lighting=options.lighting)
-        train, val = Pairs(dataset.train, spec, augment, options.seed + stage), Pairs(dataset.val, spec)
-        classes = len(spec.labels)
-        balanced = options.class_weights == "balanced" and not spec.binary
-        weights = _balanced(class_frequencies(train, classes)) if balanced else None
-        task = SegmentationTask(net, spec, options, stage, weights)
+        task = TASKS[options.task](net, spec, options, stage)
+        train = task.examples(dataset.train, spec, task.augmentation(options), options.seed + stage)
+        val = task.examples(dataset.val, spec)
+        task.prepare(train)
         _train(task, train, val, folder, stage)
     best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
     net.load_state_dict({name.removeprefix("net."): value for name, value in best.items() if name.startswith("net.")})
@@ -141,7 +152,7 @@ def _run_stage(dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, 
     return figures
 
 
-def _train(task: SegmentationTask, train: Pairs, val: Pairs, folder: Path, stage: int) -> None:
+def _train(task: Task, train: Examples, val: Examples, folder: Path, stage: int) -> None:
     options, spec = task.options, task.spec
     precision = _choose_precision(options, task.net, spec)
     train_loader, val_loader = loaders(train, val, options.batch)
@@ -186,7 +197,7 @@ class _Best(ModelCheckpoint):
         self.figures: dict[str, float] = {}
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, SegmentationTask)
+        assert isinstance(pl_module, Task)
         if self.best_model_score is None or trainer.callback_metrics["score"] > self.best_model_score:
             self.figures = dict(pl_module.figures)
         super().on_validation_end(trainer, pl_module)
@@ -222,7 +233,7 @@ def _time_step(net: nn.Module, spec: Spec, batch: int, precision: str) -> float:
     return min(seconds[1:])
 
 
-def _find_lr(task: SegmentationTask, common: dict[str, Any], loader: Any, folder: Path) -> float:
+def _find_lr(task: Task, common: dict[str, Any], loader: Any, folder: Path) -> float:
     steps = 60
     trainer = lightning.Trainer(max_epochs=-(-steps // len(loader)) + 1, **common)
     finder = Tuner(trainer).lr_find(task, loader, num_training=steps, max_lr=0.3, update_attr=False)
@@ -233,11 +244,6 @@ def _find_lr(task: SegmentationTask, common: dict[str, Any], loader: Any, folder
     figure.savefig(folder / "lr_finder.png", dpi=120)
     print(f"  learning rate: {suggestion:.2e} (curve in {folder / 'lr_finder.png'})", flush=True)
     return float(suggestion)
-
-
-def _balanced(frequencies: Tensor) -> Tensor:
-    weights = frequencies.clamp(min=1e-4).rsqrt()
-    return weights / weights.mean()
 
 
 def _save_golden(dataset: Dataset, folder: Path) -> None:

@@ -9,7 +9,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from visdeploy.metrics import headline
-from visdeploy.train.task import SegmentationTask
+from visdeploy.train.task import Task
 from visdeploy.whole_file import whole_file
 
 
@@ -19,7 +19,7 @@ class Journal(Callback):
     def __init__(self, folder: Path, stage: int, size: tuple[int, int]) -> None:
         self.folder, self.stage, self.size = folder, stage, size
         self.rows = _read(folder / "history.csv")
-        self._start = 0.0
+        self._start = self._cpu_start = 0.0
         self._first_epoch = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -29,23 +29,24 @@ class Journal(Callback):
         self.rows = [row for row in self.rows if (int(row["stage"]), int(row["epoch"]) - 1) < past]
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock of the epoch."""
-        self._start = time.perf_counter()
+        """Start the clocks of the epoch."""
+        self._start, self._cpu_start = time.perf_counter(), time.process_time()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Report the epoch; Lightning has validated by now."""
-        assert isinstance(pl_module, SegmentationTask)
+        assert isinstance(pl_module, Task)
         epoch, seconds = trainer.current_epoch + 1, time.perf_counter() - self._start
         loss = sum(pl_module.losses) / max(1, len(pl_module.losses))
         row: dict[str, Any] = {"stage": self.stage, "epoch": epoch, "height": self.size[0], "width": self.size[1]}
-        row |= {"seconds": round(seconds, 2), "lr": trainer.optimizers[0].param_groups[-1]["lr"], "loss": loss}
+        row |= {"seconds": round(seconds, 2), "cpu_seconds": round(time.process_time() - self._cpu_start, 2)}
+        row |= {"lr": trainer.optimizers[0].param_groups[-1]["lr"], "loss": loss}
         self.rows.append(row | pl_module.figures)
         _write(self.folder / "history.csv", self.rows)
-        score = headline(pl_module.figures)
+        shown = dict.fromkeys((headline(pl_module.figures), *pl_module.reported))
+        figures = ", ".join(f"{name} {pl_module.figures[name]:.4f}" for name in shown if name in pl_module.figures)
         left = (trainer.max_epochs or epoch) - epoch
         print(
-            f"  epoch {epoch}/{trainer.max_epochs} at {self.size[0]}x{self.size[1]}: loss {loss:.4f}, "
-            f"{score} {pl_module.figures[score]:.4f}, accuracy {pl_module.figures['accuracy']:.4f}"
+            f"  epoch {epoch}/{trainer.max_epochs} at {self.size[0]}x{self.size[1]}: loss {loss:.4f}, {figures}"
             f"{', encoder frozen' if epoch <= pl_module.frozen_epochs else ''} ({seconds:.1f} s, about "
             f"{left * seconds / 60:.1f} min left)",
             flush=True,

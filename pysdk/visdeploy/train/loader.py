@@ -1,26 +1,28 @@
-"""Training and validation pairs as tensors, resized by the very function that serves."""
+"""Training and validation images as tensors, resized by the very function that serves."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from visdeploy.data.dataset import IGNORE_INDEX, Item
-from visdeploy.preprocess import prepare
+from visdeploy.data.dataset import IGNORE_INDEX, Item, Sample
+from visdeploy.preprocess import Prepared, prepare
 from visdeploy.spec import Spec
 
 CACHE_BYTES = 2 << 30
 
 Example = tuple[Tensor, Tensor, str]
-Augmentation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Augmentation = Callable[..., tuple[Tensor, ...]]
 
 
-class Pairs(TorchDataset[Example]):
-    """Items at network size: (3, h, w) uint8 image, (h, w) uint8 class map, name.
+class Examples(TorchDataset[Example], ABC):
+    """Items at network size: (3, h, w) uint8 image, what is known of it, name.
 
     Decoding is done once where the resized set fits into `CACHE_BYTES`. What `augment` draws depends on seed, epoch and
     index alone, so a resumed run sees what it would have seen.
@@ -36,57 +38,128 @@ class Pairs(TorchDataset[Example]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Example:
-        image, mask = self._load(index)
+        image, target = self.load(index)
         if self.augment is not None:
             torch.manual_seed((self.seed * 10_007 + self.epoch) * 1_000_003 + index)
-            image, mask = self.augment(image, mask)
-        return image, mask, self.items[index].name
+            image, target = self._view(self.augment, image, target)
+        return image, target, self.items[index].name
 
-    def _load(self, index: int) -> tuple[Tensor, Tensor]:
+    def load(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the image as it is, and what is known of it."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         sample = self.items[index].load()
         prepared = prepare(sample.image, self.spec)
-        height, width = prepared.valid
-        mask = np.full(prepared.pixels.shape[:2], IGNORE_INDEX, np.uint8)
-        mask[:height, :width] = cv2.resize(sample.mask, (width, height), interpolation=cv2.INTER_NEAREST)
-        pair = torch.from_numpy(prepared.pixels.transpose(2, 0, 1).copy()), torch.from_numpy(mask)
+        pair = torch.from_numpy(prepared.pixels.transpose(2, 0, 1).copy()), self._target(sample, prepared)
         if self._cache is not None:
             self._cache[index] = pair
         return pair
+
+    @abstractmethod
+    def _target(self, sample: Sample, prepared: Prepared) -> Tensor:
+        """Return what is known of an image, at network size."""
+
+    @abstractmethod
+    def _view(self, augment: Augmentation, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a random view of an image, and what is known of that."""
+
+    @staticmethod
+    def join(targets: Sequence[Tensor]) -> Tensor:
+        """Make one tensor of what is known of a batch."""
+        return torch.stack(list(targets))
+
+
+class Pairs(Examples):
+    """With (h, w) uint8 class maps."""
+
+    def _target(self, sample: Sample, prepared: Prepared) -> Tensor:
+        assert sample.mask is not None
+        height, width = prepared.valid
+        mask = np.full(prepared.pixels.shape[:2], IGNORE_INDEX, np.uint8)
+        mask[:height, :width] = cv2.resize(sample.mask, (width, height), interpolation=cv2.INTER_NEAREST)
+        return torch.from_numpy(mask)
+
+    def _view(self, augment: Augmentation, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        image, target = augment(image, target)
+        return image, target
+
+
+class Boxes(Examples):
+    """With (N, 6) float32 rows of class, x1, y1, x2, y2 in pixels, and whether the object is ignored.
+
+    In a batch (B, M, 6), where rows of class -1 pad.
+    """
+
+    def _target(self, sample: Sample, prepared: Prepared) -> Tensor:
+        objects = sample.objects
+        assert objects is not None
+        (height, width), (source_height, source_width) = prepared.valid, prepared.source_size
+        scale = np.array([width / source_width, height / source_height] * 2, np.float32)
+        rows = np.column_stack([objects.labels, objects.xyxy * scale, objects.ignored]).astype(np.float32)
+        return torch.from_numpy(rows)
+
+    def _view(self, augment: Augmentation, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        image, boxes, rows = augment(image, target[:, 1:5], torch.arange(len(target)))
+        target = target[rows]
+        target[:, 1:5] = boxes
+        return image, target
+
+    @staticmethod
+    def join(targets: Sequence[Tensor]) -> Tensor:
+        """Pad with rows of -1."""
+        return pad_sequence(list(targets), batch_first=True, padding_value=-1.0)
+
+
+class MainObject(Boxes):
+    """With the one row of `Boxes` that the image has; a view that has lost its object is not used."""
+
+    def _view(self, augment: Augmentation, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        seen, found = super()._view(augment, image, target)
+        return (seen, found) if len(found) else (image, target)
 
 
 class Shuffle(Sampler[int]):
     """A new order every epoch; Lightning calls `set_epoch`, after a resume too."""
 
-    def __init__(self, pairs: Pairs) -> None:
-        self.pairs = pairs
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next."""
-        self.pairs.epoch = epoch
+        self.examples.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.examples)
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.Generator().manual_seed(self.pairs.seed * 10_007 + self.pairs.epoch)
-        yield from torch.randperm(len(self.pairs), generator=order).tolist()
+        order = torch.Generator().manual_seed(self.examples.seed * 10_007 + self.examples.epoch)
+        yield from torch.randperm(len(self.examples), generator=order).tolist()
 
 
-def loaders(train: Pairs, val: Pairs, batch: int) -> tuple[DataLoader[Example], DataLoader[Example]]:
+def loaders(train: Examples, val: Examples, batch: int) -> tuple[DataLoader[Example], DataLoader[Example]]:
     """Batch both sets, the training set shuffled.
 
     Loading stays in the training process: with the resized set in memory there is too little work for another.
     """
     drop_last = len(train) > batch
-    return DataLoader(train, batch, sampler=Shuffle(train), drop_last=drop_last), DataLoader(val, batch)
+    return (
+        DataLoader(train, batch, sampler=Shuffle(train), drop_last=drop_last, collate_fn=_collate(train)),
+        DataLoader(val, batch, collate_fn=_collate(val)),
+    )
 
 
-def class_frequencies(train: Pairs, num_classes: int) -> Tensor:
+def _collate(examples: Examples) -> Callable[[list[Example]], tuple[Tensor, Tensor, list[str]]]:
+    def collate(batch: list[Example]) -> tuple[Tensor, Tensor, list[str]]:
+        images, targets, names = zip(*batch, strict=True)
+        return torch.stack(images), examples.join(targets), list(names)
+
+    return collate
+
+
+def class_frequencies(train: Examples, num_classes: int) -> Tensor:
     """Return the share of each class among the labelled training pixels, (num_classes,) float32."""
     counts = np.zeros(num_classes, np.int64)
     for index in range(len(train)):
-        mask = train._load(index)[1].numpy()
+        mask = train.load(index)[1].numpy()
         counts += np.bincount(mask[mask != IGNORE_INDEX], minlength=num_classes)
     return torch.from_numpy(counts / max(1, counts.sum())).float()

@@ -1,10 +1,33 @@
 """Everything that decides a training run, in one place; the command line fills it in."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from visdeploy.errors import InputError
+from visdeploy.train.detection_losses import BoxLoss, ClassLoss
+
+Task = Literal["segmentation", "detection", "localization", "classification"]
+Size = tuple[int, int]
+
+_MODELS: dict[str, tuple[str, Size]] = {
+    "segmentation": ("unet", (256, 256)),
+    "detection": ("ssd", (256, 256)),
+    "localization": ("localizer", (224, 224)),
+    "classification": ("localizer", (224, 224)),
+}
+_ENCODERS = {"unet": "resnet34", "ssd": "mobilenet_v2", "localizer": "resnet34"}
+
+_BOXES = ("detection", "localization", "classification")
+_ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "dice": ("segmentation",),
+    "class_weights": ("segmentation",),
+    "pos_weight": ("segmentation",),
+    "box_loss": ("detection",),
+    "class_loss": ("detection",),
+    "label_weight": ("localization",),
+    "turns": _BOXES,
+}
 
 
 @dataclass(frozen=True)
@@ -13,11 +36,13 @@ class TrainOptions:
 
     Attributes:
         out: Folder of the run: checkpoints, curves, golden images.
-        arch: A name of `models.list()`.
-        encoder: The backbone, see `models.create`.
+        task: What is learnt; "localization" and "classification" are of the largest object of each image.
+        arch: A name of `models.list()`; by default "unet", "ssd" or "localizer", by the task.
+        encoder: The backbone, see `models.create`; by default the model's usual one.
         weights: File or published tag of encoder weights; None starts from random ones.
         model: Further options of the model, such as `decoder_channels`.
-        sizes: Height and width of each stage; a later stage continues from the best weights of the one before.
+        sizes: Height and width of each stage; a later stage continues from the best weights of the one before. By
+            default one stage of 256x256, or of 224x224 where the task knows one object.
         epochs: Passes over the training data, per stage (one number serves all stages).
         batch: Images per step.
         lr: Peak learning rate of the decoder; None runs the learning-rate finder first.
@@ -25,13 +50,21 @@ class TrainOptions:
         weight_decay: AdamW's.
         warmup: Share of the steps in which the one-cycle schedule rises.
         freeze_epochs: Epochs of the first stage in which the encoder stands still; None means 1 with `weights`, else 0.
-        freeze_bn: Keep the encoder's BatchNorm statistics for the whole run, not only while it is frozen.
+        freeze_to: The encoder stands still for the whole run up to its feature map of this stride; its finest layers
+            are the dearest to train, and ImageNet has taught them well. 0 is none of it; None means 4 for a detector
+            with `weights`, else 0.
+        freeze_bn: Keep the encoder's BatchNorm statistics for the whole run, not only while it is frozen; None means
+            for a detector with `weights`.
         ema: Decay of the running average of the weights that is validated and kept, never longer than a fifth of a
             stage; 0 turns it off.
         dice: Weight of the Dice loss beside cross-entropy.
         class_weights: "none", or "balanced" by the square root of the inverse pixel frequency.
         pos_weight: Factor on foreground pixels of a binary task.
+        box_loss: A detector's loss of offsets, see `detection_loss`.
+        class_loss: A detector's loss of classes: "mining" or "focal".
+        label_weight: Factor on the cross-entropy beside the L1 loss of the one box, in pixels.
         flip: Mirror half of the images.
+        turns: Quarter turns and vertical mirroring, of images that have no up and down; not for segmentation.
         rotate: Largest rotation in degrees.
         scale: Range of the random zoom.
         lighting: Range of the random brightness and contrast.
@@ -41,11 +74,12 @@ class TrainOptions:
     """
 
     out: Path
-    arch: str = "unet"
-    encoder: str = "resnet34"
+    task: Task = "segmentation"
+    arch: str = ""
+    encoder: str | None = None
     weights: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
-    sizes: tuple[tuple[int, int], ...] = ((256, 256),)
+    sizes: tuple[Size, ...] = ()
     epochs: tuple[int, ...] = (20,)
     batch: int = 8
     lr: float | None = 1e-3
@@ -53,12 +87,17 @@ class TrainOptions:
     weight_decay: float = 1e-2
     warmup: float = 0.2
     freeze_epochs: int | None = None
-    freeze_bn: bool = False
+    freeze_to: int | None = None
+    freeze_bn: bool | None = None
     ema: float = 0.98
     dice: float = 0.5
     class_weights: Literal["none", "balanced"] = "none"
     pos_weight: float = 1.0
+    box_loss: BoxLoss = "smooth_l1"
+    class_loss: ClassLoss = "mining"
+    label_weight: float = 20.0
     flip: bool = True
+    turns: bool = False
     rotate: float = 5.0
     scale: tuple[float, float] = (0.8, 1.4)
     lighting: float = 0.2
@@ -67,6 +106,22 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            tasks = _ONLY_FOR.get(option.name, (self.task,))
+            if self.task not in tasks and getattr(self, option.name) != option.default:
+                raise InputError(f"[train] {option.name}: goes with {' or '.join(tasks)}, got the task {self.task}")
+        arch, size = _MODELS[self.task]
+        # The record of a run says what was trained, not that it was the default.
+        object.__setattr__(self, "arch", self.arch or arch)
+        object.__setattr__(self, "encoder", self.encoder or _ENCODERS.get(self.arch))
+        object.__setattr__(self, "sizes", self.sizes or (size,))
+        taught = self.task == "detection" and self.encoder is not None and self.weights is not None
+        if self.freeze_to is None:
+            object.__setattr__(self, "freeze_to", 4 if taught else 0)
+        if self.freeze_bn is None:
+            object.__setattr__(self, "freeze_bn", taught)
+        if self.arch == "localizer" and len(self.sizes) > 1:
+            raise InputError(f"[train] sizes: expected one, as a localizer is made for it, got {len(self.sizes)}")
         if len(self.epochs) not in (1, len(self.sizes)):
             raise InputError(f"[train] epochs: expected 1 or {len(self.sizes)} numbers, got {len(self.epochs)}")
         for name in ("batch", *(("lr",) if self.lr is not None else ())):

@@ -1,68 +1,112 @@
-"""The Lightning module: one step of learning, one step of checking, and the schedule."""
+"""The Lightning module that all tasks share: one step of learning, the optimiser and its schedule."""
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import lightning
 import torch
 from torch import Tensor, nn
 
+from visdeploy.data import Dataset
 from visdeploy.errors import InputError
-from visdeploy.metrics import Confusion, headline
-from visdeploy.models import freeze_encoder
+from visdeploy.metrics import headline
 from visdeploy.spec import Spec
-from visdeploy.train.losses import binary_loss, multiclass_loss
+from visdeploy.train.freezing import freeze, names_up_to
+from visdeploy.train.loader import Augmentation, Examples
 from visdeploy.train.options import TrainOptions
 
 Batch = tuple[Tensor, Tensor, list[str]]
 
 
-class SegmentationTask(lightning.LightningModule):
-    """Trains `net` on uint8 batches; normalisation is the spec's, as in the exported graph."""
+class Task(lightning.LightningModule, ABC):
+    """Trains `net` on uint8 batches; normalisation is the spec's, as in the exported graph.
 
+    Attributes:
+        examples: The form in which it takes images and what is known of them.
+        reported: Figures that a line of progress has besides the headline.
+        gradient_clip: Largest norm of the gradient, or None.
+    """
+
+    examples: ClassVar[type[Examples]]
+    reported: ClassVar[tuple[str, ...]] = ()
+    gradient_clip: ClassVar[float | None] = None
     mean: Tensor
     std: Tensor
-    class_weights: Tensor | None
 
-    def __init__(
-        self, net: nn.Module, spec: Spec, options: TrainOptions, stage: int, class_weights: Tensor | None
-    ) -> None:
+    def __init__(self, net: nn.Module, spec: Spec, options: TrainOptions, stage: int) -> None:
         super().__init__()
         self.net, self.spec, self.options = net, spec, options
         self.frozen_epochs = options.frozen_epochs_of(stage)
+        self.frozen_names = names_up_to(net, options.freeze_to or 0)
         self.lr = options.lr or 1e-3
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1) * 255, persistent=False)
-        self.register_buffer("class_weights", class_weights, persistent=False)
-        self.confusion = Confusion(len(spec.labels))
         self.losses: list[float] = []
         self.figures: dict[str, float] = {}
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 (B, 3, H, W) to logits."""
-        x = (images.float() - self.mean) / self.std
-        logits: Tensor = self.net(x.contiguous(memory_format=torch.channels_last))
-        return logits.float()
+    @classmethod
+    @abstractmethod
+    def select(cls, dataset: Dataset) -> Dataset:
+        """Return what of a data set it learns from.
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss that the options name."""
-        if self.spec.binary:
-            return binary_loss(logits, target, pos_weight=self.options.pos_weight, dice=self.options.dice)
-        return multiclass_loss(logits, target, class_weights=self.class_weights, dice=self.options.dice)
+        Raises:
+            InputError: There is nothing of the kind in it.
+        """
+
+    @classmethod
+    @abstractmethod
+    def architecture(cls, dataset: Dataset, options: TrainOptions) -> dict[str, Any]:
+        """Return the arguments of `models.create` that follow from the data."""
+
+    @classmethod
+    @abstractmethod
+    def spec_fields(cls, dataset: Dataset, net: nn.Module, size: tuple[int, int]) -> dict[str, Any]:
+        """Return the fields of the spec that only this task has."""
+
+    @classmethod
+    @abstractmethod
+    def augmentation(cls, options: TrainOptions) -> Augmentation:
+        """Return what makes new views of the training images."""
+
+    @abstractmethod
+    def loss(self, answer: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of a batch from the network's answer."""
+
+    @abstractmethod
+    def start_measuring(self) -> None:
+        """Forget what was measured in the last epoch."""
+
+    @abstractmethod
+    def measure(self, answer: Tensor, target: Tensor) -> None:
+        """Take in the answers to one batch of held-out images."""
+
+    @abstractmethod
+    def measured(self) -> dict[str, float]:
+        """Return the figures of all that was taken in."""
+
+    def prepare(self, train: Examples) -> None:
+        """Look at the training data before the first step."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 (B, 3, H, W) to the network's answer."""
+        x = (images.float() - self.mean) / self.std
+        answer: Tensor = self.net(x.contiguous(memory_format=torch.channels_last))
+        return answer.float()
 
     def on_train_epoch_start(self) -> None:
         """Freeze or release the encoder."""
-        frozen = self.current_epoch < self.frozen_epochs
-        freeze_encoder(self.net, frozen)
-        if frozen or self.options.freeze_bn:
-            for module in self.net.get_submodule("encoder").modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        freeze(
+            self.net,
+            everything=self.current_epoch < self.frozen_epochs,
+            names=self.frozen_names,
+            statistics=bool(self.options.freeze_bn),
+        )
         self.losses = []
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of one batch; a loss that is not finite ends the run."""
-        images, masks, names = batch
-        loss = self.loss(self(images), masks.long())
+        images, target, names = batch
+        loss = self.loss(self(images), target)
         if not torch.isfinite(loss):
             raise InputError(
                 f"[train] the loss became {loss.item()} at epoch {self.current_epoch + 1}, step {batch_index + 1}, on "
@@ -71,20 +115,23 @@ class SegmentationTask(lightning.LightningModule):
         self.losses.append(loss.item())
         return loss
 
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Keep one bad batch from undoing the others; Lightning's own way refuses fused optimisers."""
+        if self.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.gradient_clip)
+
     def on_validation_epoch_start(self) -> None:
-        """Forget the last epoch's pixels."""
-        self.confusion = Confusion(len(self.spec.labels))
+        """Measure anew."""
+        self.start_measuring()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Count the pixels of one batch."""
-        images, masks, _ = batch
-        logits = self(images)
-        predicted = (logits[:, 0] > 0).long() if self.spec.binary else logits.argmax(1)
-        self.confusion.add(masks.numpy(force=True), predicted.numpy(force=True))
+        """Measure one batch."""
+        images, target, _ = batch
+        self.measure(self(images), target)
 
     def on_validation_epoch_end(self) -> None:
         """Publish the figures."""
-        self.figures = self.confusion.metrics(self.spec.labels, self.spec.background)
+        self.figures = self.measured()
         self.log("score", self.figures[headline(self.figures)])
 
     def configure_optimizers(self) -> Any:
@@ -97,7 +144,9 @@ class SegmentationTask(lightning.LightningModule):
                     for name, parameter in self.net.named_parameters()
                     if name.startswith("encoder.") == encoder and (parameter.ndim > 1) == decayed
                 ]
-                lr = self.lr * (self.options.encoder_lr if encoder else 1.0)
+                # A body of the model's own starts from nothing, as the rest does.
+                slow = encoder and self.options.encoder is not None
+                lr = self.lr * (self.options.encoder_lr if slow else 1.0)
                 decay = self.options.weight_decay if decayed else 0.0
                 groups.append({"params": chosen, "lr": lr, "weight_decay": decay})
         optimizer = torch.optim.AdamW(groups, fused=True)
