@@ -4,7 +4,7 @@ BIN := .venv/bin
 EXTRAS := dev,train,openvino,onnxruntime,torchscript,tensorrt-rtx,quantize
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
 PY := pysdk tests bench cuda13
-CXX_FILES := $(shell find csrc tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find csrc examples/cpp tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test soak sanitize lint format bench wheel cuda cuda-tables clean
 
@@ -47,7 +47,7 @@ build/sanitize/.ready: .venv/.ready
 	$(BIN)/python -c "import site; print(*site.getsitepackages())" > build/sanitize/shared.pth
 	mv build/sanitize/shared.pth build/sanitize/lib/python3*/site-packages/
 	$(BIN)/python -m pip --python build/sanitize install --quiet --force-reinstall --no-deps --no-build-isolation \
-		-Cbuild-dir=build/sanitize/native -Ccmake.define.VISDEPLOY_SANITIZE=ON .
+		-Cbuild-dir=build/sanitize/native -Ccmake.define.VISDEPLOY_SANITIZE=ON -Ccmake.define.VISDEPLOY_TORCH=OFF .
 	@touch $@
 
 lint: .venv/.ready
@@ -65,8 +65,9 @@ bench: .venv/.rivals
 	for script in bench/bench_*.py bench/ops/bench_*.py bench/serving/bench_*.py; do $(BIN)/python $$script --json bench/results/$$(basename $$script .py).json || exit 1; done
 	$(BIN)/python bench/report.py
 
+# Without isolation, where there would be no torch to build its ops with.
 wheel: .venv/.ready
-	$(BIN)/python -m build --wheel --outdir dist
+	$(BIN)/python -m build --wheel --no-isolation -Ccmake.define.VISDEPLOY_TORCH=ON --outdir dist
 
 # The wheel visdeploy-cuda13, for a GPU or without one, with the nvcc of the machine or else from PyPI.
 ARCHITECTURES ?= 75 80 86 89 90 100 120
@@ -102,11 +103,16 @@ clean:
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25" "scikit-build-core>=1.1" "pybind11>=3.1" "cmake>=3.26" ninja
 	@touch $@
 
+# Before the project, whose ops for torch are built with it.
+.venv/.torch: .venv/.tools constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	@touch $@
+
 # One step installs what is missing and builds what changed; without isolation, so that the build is incremental.
-.venv/.ready: .venv/.tools pyproject.toml constraints.txt $(NATIVE)
+.venv/.ready: .venv/.torch pyproject.toml constraints.txt $(NATIVE)
 	@echo "Installing packages and building the native module."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
-		-Ccmake.define.VISDEPLOY_WERROR=ON --editable ".[$(EXTRAS)]"
+		-Ccmake.define.VISDEPLOY_WERROR=ON -Ccmake.define.VISDEPLOY_TORCH=ON --editable ".[$(EXTRAS)]"
 	@touch $@
 
 # What only the benches compare with.

@@ -134,3 +134,16 @@ def classes_bundle(tmp_path_factory: pytest.TempPathFactory, photos: list[NDArra
     }
     export.export(ConvNet(4, stride=4), path, spec=spec, golden=photos)
     return path
+
+
+@pytest.fixture(scope="session")
+def detector_bundle(tmp_path_factory: pytest.TempPathFactory, photos: list[NDArray[np.uint8]]) -> Path:
+    """Two classes, letterboxed into 64x96, with dozens of boxes in each golden image."""
+    pytest.importorskip("torch")
+    from nets import BoxNet
+    from visdeploy import export
+
+    path = tmp_path_factory.mktemp("detector") / "pets.vdz"
+    spec = {"task": "detection", "labels": ["cat", "dog"], "size": (64, 96), "mean": 0.5, "std": 0.5}
+    export.export(BoxNet(2), path, spec=spec | {"resize": "letterbox"}, golden=photos)
+    return path

@@ -304,3 +304,33 @@ G, D, A = np.zeros((2, 5, 3), np.float32), np.zeros((2, 5, 4), np.float32), np.z
 def test_detect_refuses(arguments: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=rf"^\[detect\] {message}"):
         ops.detect(*arguments, **{"image_size": SIZE, **settings})
+
+
+@pytest.mark.parametrize("classes", [2, 5, 21])
+@pytest.mark.parametrize("mode", ["exact", "torchvision"])
+def test_logits_and_offsets_are_read_out_of_the_rows_of_one_answer(classes: int, mode: Any) -> None:
+    logits, offsets, anchors = case(3, 300, classes, seed=5)
+    expected = ops.detect(logits, offsets, anchors, image_size=SIZE, mode=mode)
+    assert all(len(found.scores) for found in expected)
+    joined = np.concatenate([logits, offsets], 2)
+    spread = np.zeros((3, 2, 300, classes + 7), np.float32)
+    spread[:, 1, ::-1, 2:-1] = joined
+    odd = np.frombuffer(b"?" + joined.tobytes(), np.uint8)[1:].view(np.float32).reshape(joined.shape)
+    for answer in (
+        joined,
+        spread[:, 1, ::-1, 2:-1],
+        np.asfortranarray(joined),
+        odd,
+        joined[:, :, np.arange(classes + 4)],
+    ):
+        for threads in (1, 4):
+            ours = ops.detect(
+                answer[..., :-4], answer[..., -4:], anchors, image_size=SIZE, mode=mode, num_threads=threads
+            )
+            for found, same in zip(ours, expected, strict=True):
+                np.testing.assert_array_equal(np.asarray(found.boxes), np.asarray(same.boxes))
+                np.testing.assert_array_equal(np.asarray(found.scores), np.asarray(same.scores))
+                np.testing.assert_array_equal(np.asarray(found.labels), np.asarray(same.labels))
+    one = np.broadcast_to(joined[:1], joined.shape)  # a stride of zero
+    for found in ops.detect(one[..., :-4], one[..., -4:], anchors, image_size=SIZE, mode=mode):
+        np.testing.assert_array_equal(np.asarray(found.scores), np.asarray(expected[0].scores))

@@ -80,7 +80,9 @@ def test_it_is_that_of_torchvision():
         rows = rows[rows[:, 0] >= 0] if (rows[:, 0] >= 0).any() else torch.tensor([[0, 0, 0, 1, 1, 0.0]])
         boxes.append({"boxes": rows[:, 1:5], "labels": rows[:, 0].long()})
         # Which object an anchor was given follows from its offsets.
-        coded = [net.box_coder.encode([row[None, 1:5].repeat(len(ANCHORS), 1)], [torch.tensor(ANCHORS)]) for row in rows]
+        coded = [
+            net.box_coder.encode([row[None, 1:5].repeat(len(ANCHORS), 1)], [torch.tensor(ANCHORS)]) for row in rows
+        ]
         distance = torch.stack([(code[0] - offsets[image]).abs().sum(1) for code in coded])
         matched.append(torch.where(classes[image] > 0, distance.argmin(0), -1))
         found.append(torch.tensor(ANCHORS))

@@ -310,7 +310,7 @@ class Answering(torch.nn.Module):
         (Failing(), {}, r"cannot answer a float32 batch of shape \(1, 3, 64, 64\) \(.*such thing"),
         (Answering(lambda x: "car"), {}, "expected a module that returns a tensor, got str"),
         (Answering(lambda x: []), {}, "expected a module that returns a tensor, got list"),
-        (Answering(lambda x: x.mean((2, 3))), {}, r"expected logits of shape \(1, C, h, w\), got \(1, 3\)"),
+        (Answering(lambda x: x.mean((2, 3))), {}, r"expected logits of shape \(1, C, h, w\) for segmentation, got"),
         (Answering(lambda x: x[:, :1] / 0), {}, "its logits for golden image 0 are not all finite"),
         ({"weights": 1}, {}, "net: expected a torch module or the path of an ONNX file, got dict"),
     ],

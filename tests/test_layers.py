@@ -14,8 +14,11 @@ PACKAGE = ROOT / "pysdk" / "visdeploy"
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "native", "tolerance", "metrics", "whole_file", "lanes", "machine", "onnx_files", "report"},
-    {"spec", "anchors", "mask", "ops", "image", "average_precision"},
+    {
+        *("errors", "native", "tolerance", "metrics", "whole_file", "lanes", "machine", "onnx_files", "report"),
+        "torch_library",
+    },
+    {"spec", "anchors", "mask", "ops", "image", "average_precision", "drawing"},
     {"asked", "bundle", "types", "preprocess", "tiling"},
     {"postprocess", "cache"},
     {"answers", "engines"},
@@ -46,6 +49,9 @@ TRAINING = (
 RUNTIME = set().union(*LAYERS)
 # These join the two halves, and import the training side only inside what needs it.
 COMMANDS = {"cli", "demo", "evaluate", "tables", "__main__", "__init__"}
+COMMANDS |= {"coco_figures", "evaluation_plots", "evaluation_report"}
+# What torch itself loads: it is imported alone, and by what makes graphs.
+GRAPHS = {"torch_ops"}
 # This one runs the network in torch, for benchmarks to compare with.
 RIVALS = {"baseline"}
 
@@ -87,7 +93,7 @@ def parts(tree: ast.AST, *, at_once: bool = False) -> set[str]:
 
 
 def test_every_module_has_its_place() -> None:
-    placed = RUNTIME | COMMANDS | RIVALS | set().union(*TRAINING) | {"reference"}
+    placed = RUNTIME | COMMANDS | GRAPHS | RIVALS | set().union(*TRAINING) | {"reference"}
     assert {module_of(path) for path in sources()} <= placed
 
 
@@ -116,6 +122,11 @@ def test_runtime_never_imports_training() -> None:
         if module_of(path) in RUNTIME:
             training = parts(tree) & set().union(*TRAINING)
             assert not training, f"{path.name} imports {training}"
+
+
+def test_ops_of_graphs_import_nothing_but_errors_and_their_library() -> None:
+    (tree,) = (tree for path, tree in sources().items() if module_of(path) in GRAPHS)
+    assert parts(tree) == {"errors", "torch_library"}
 
 
 def test_commands_import_training_only_when_they_run() -> None:
@@ -170,7 +181,11 @@ def includes(folder: str) -> dict[Path, list[str]]:
 
 
 def test_binding_headers_stay_in_the_bindings() -> None:
-    assert any(header.startswith("pybind11/") for found in includes("bind").values() for header in found)
+    for folder, own in (("bind", "pybind11/"), ("torch", "torch/csrc/stable/")):
+        assert any(header.startswith(own) for found in includes(folder).values() for header in found)
+        for path, found in includes(folder).items():
+            other = r"pybind11/|Python\.h|numpy/|bind/" if folder == "torch" else r"torch/|ATen/"
+            assert not [header for header in found if re.match(other, header)], path.name
     for folder in ("core", "ops"):
         for path, found in includes(folder).items():
             foreign = [header for header in found if re.match(r"pybind11/|Python\.h|numpy/|torch/|ATen/", header)]
@@ -178,15 +193,15 @@ def test_binding_headers_stay_in_the_bindings() -> None:
 
 
 def test_cuda_headers_stay_in_files_of_cuda() -> None:
-    for folder in ("core", "ops", "bind"):
+    for folder in ("core", "ops", "bind", "torch"):
         for path, found in includes(folder).items():
             foreign = [header for header in found if re.match(r"cuda_|cub/|.*\.cuh$", header)]
             assert path.suffix in (".cu", ".cuh") or not foreign, f"{path.name} includes {foreign}"
-            assert path.suffix not in (".cu", ".cuh") or folder != "bind", "bindings know no CUDA"
+            assert path.suffix not in (".cu", ".cuh") or folder not in ("bind", "torch"), "bindings know no CUDA"
 
 
 def test_core_knows_no_ops_and_ops_know_no_bindings() -> None:
-    for folder, forbidden in (("core", r"ops/|bind/"), ("ops", r"bind/")):
+    for folder, forbidden in (("core", r"ops/|bind/|torch/"), ("ops", r"bind/|torch/")):
         for path, found in includes(folder).items():
             upward = [header for header in found if re.match(forbidden, header)]
             assert not upward, f"{path.name} includes {upward}"
@@ -195,7 +210,8 @@ def test_core_knows_no_ops_and_ops_know_no_bindings() -> None:
 def test_variants_of_an_op_are_called_by_the_op_alone() -> None:
     assert not [
         path.name
-        for path in (ROOT / "csrc" / "bind").glob("*.cpp")
+        for folder in ("bind", "torch")
+        for path in (ROOT / "csrc" / folder).glob("*.cpp")
         if re.search(r"\bcpu::|\bcuda::|_cpu\.h", path.read_text())
     ]
 

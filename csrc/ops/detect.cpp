@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <optional>
 
 #include "core/contiguous.h"
 #include "core/device.h"
@@ -29,10 +30,44 @@ namespace {
 
 using Key = Candidates::Key;
 
-void scan(const float* logits, std::int64_t first, std::int64_t last, std::int64_t classes, Candidates& candidates) {
+// A row of numbers for each anchor of an image. A network answers with logits and offsets in one row, so that those of
+// the next anchor lie further on than they are long.
+struct Rows {
+  const float* first;
+  std::int64_t stride;
+
+  const float* of(std::int64_t anchor) const { return first + anchor * stride; }
+};
+
+// (B, N, K) numbers, in their own memory where those of a row are neighbours, else copied.
+class Images {
+ public:
+  explicit Images(const Tensor& tensor) {
+    constexpr std::int64_t kSize = sizeof(float);
+    const auto whole = [](std::int64_t bytes) { return bytes % kSize == 0; };
+    if (whole(static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(tensor.data))) && tensor.strides[2] == kSize &&
+        whole(tensor.strides[0]) && whole(tensor.strides[1])) {
+      first_ = {static_cast<const float*>(tensor.data), tensor.strides[1] / kSize};
+      stride_ = tensor.strides[0] / kSize;
+    } else {
+      copy_.emplace(tensor);
+      first_ = {copy_->data(), tensor.shape[2]};
+      stride_ = tensor.shape[1] * tensor.shape[2];
+    }
+  }
+
+  Rows of(std::int64_t image) const { return {first_.first + image * stride_, first_.stride}; }
+
+ private:
+  std::optional<Contiguous<float>> copy_;
+  Rows first_;
+  std::int64_t stride_;
+};
+
+void scan(Rows logits, std::int64_t first, std::int64_t last, std::int64_t classes, Candidates& candidates) {
   // Registers of twice the width gain nothing: the logits come no faster.
-  if (isa() >= Isa::kAvx2) return avx2::scan(logits, first, last, classes, candidates);
-  cpu::scan(logits, first, last, classes, candidates);
+  if (isa() >= Isa::kAvx2) return avx2::scan(logits.first, logits.stride, first, last, classes, candidates);
+  cpu::scan(logits.first, logits.stride, first, last, classes, candidates);
 }
 
 // The best candidates of an image, or all of them.
@@ -69,11 +104,11 @@ struct Detector {
   }
   float threshold() const { return static_cast<float>(options.score_threshold); }
 
-  std::vector<float> boxes_of(const std::vector<Key>& keys, const float* offsets) const {
+  std::vector<float> boxes_of(const std::vector<Key>& keys, Rows offsets) const {
     std::vector<float> rows(4 * keys.size()), at(rows.size()), boxes(rows.size());
     for (std::size_t i = 0; i < keys.size(); ++i) {
       const std::int64_t anchor = Candidates::entry(keys[i]) / classes;
-      std::copy_n(offsets + 4 * anchor, 4, rows.data() + 4 * i);
+      std::copy_n(offsets.of(anchor), 4, rows.data() + 4 * i);
       std::copy_n(anchors + 4 * anchor, 4, at.data() + 4 * i);
     }
     const auto count = static_cast<std::int64_t>(keys.size());
@@ -110,7 +145,7 @@ struct Detector {
   }
 
   // torchvision moves every class by more than the largest coordinate, rounding as it may, and suppresses them at once.
-  Detected nms_of_moved(const std::vector<Key>& keys, const float* offsets) const {
+  Detected nms_of_moved(const std::vector<Key>& keys, Rows offsets) const {
     const std::vector<float> boxes = boxes_of(keys, offsets);
     std::vector<float> labels(keys.size());
     std::transform(keys.begin(), keys.end(), labels.begin(), [&](Key key) { return static_cast<float>(label(key)); });
@@ -120,7 +155,7 @@ struct Detector {
     return answer(keys, boxes, kept);
   }
 
-  Detected nms_per_class(const std::vector<Key>& keys, const float* offsets) const {
+  Detected nms_per_class(const std::vector<Key>& keys, Rows offsets) const {
     const std::vector<float> boxes = boxes_of(keys, offsets);
     std::vector<std::uint32_t> places(keys.size()), labels(keys.size());
     std::iota(places.begin(), places.end(), 0);
@@ -139,7 +174,7 @@ struct Detector {
   }
 
   // All candidates, or enough of them to be more than torchvision moves.
-  std::vector<Key> scan_until_many(const float* logits) const {
+  std::vector<Key> scan_until_many(Rows logits) const {
     constexpr std::int64_t kPiece = 256;
     Candidates candidates(threshold(), SIZE_MAX);
     std::vector<std::int64_t> seen(static_cast<std::size_t>(classes));
@@ -154,13 +189,13 @@ struct Detector {
     return candidates.keys();
   }
 
-  Pool rescan(const float* logits, std::size_t capacity) const {
+  Pool rescan(Rows logits, std::size_t capacity) const {
     Candidates candidates(threshold(), capacity);
     scan(logits, 0, n, classes, candidates);
     return pool(&candidates, 1, capacity);
   }
 
-  Detected detect(const float* logits, const float* offsets, Pool best) const {
+  Detected detect(Rows logits, Rows offsets, Pool best) const {
     if (options.as_torchvision) {
       // Which of its two ways torchvision goes depends on how many there are.
       const std::vector<Key> keys = best.complete ? best.keys : scan_until_many(logits);
@@ -208,7 +243,8 @@ std::vector<Detected> detect(const Tensor& logits, const Tensor& offsets, const 
   const std::int64_t images = logits.shape[0], n = logits.shape[1], classes = logits.shape[2];
   std::vector<Detected> results(static_cast<std::size_t>(images));
   if (n == 0 || options.top_k == 0 || options.max_det == 0) return results;
-  const Contiguous<float> rows(logits), deltas(offsets), at(anchors);
+  const Images rows(logits), deltas(offsets);
+  const Contiguous<float> at(anchors);
   const Detector detector{n, classes, at.data(), coder, options};
   const double work = 0.2 * static_cast<double>(images) * static_cast<double>(n) * static_cast<double>(classes);
   const int threads = choose_threads(num_threads, work);
@@ -219,13 +255,12 @@ std::vector<Detected> detect(const Tensor& logits, const Tensor& offsets, const 
                                      Candidates(detector.threshold(), detector.first_capacity()));
   parallel_for(images * parts, threads, [&](std::int64_t task) {
     const std::int64_t part = task % parts;
-    scan(rows.data() + task / parts * n * classes, n * part / parts, n * (part + 1) / parts, classes,
+    scan(rows.of(task / parts), n * part / parts, n * (part + 1) / parts, classes,
          candidates[static_cast<std::size_t>(task)]);
   });
   parallel_for(images, threads, [&](std::int64_t image) {
-    results[static_cast<std::size_t>(image)] =
-        detector.detect(rows.data() + image * n * classes, deltas.data() + 4 * image * n,
-                        pool(candidates.data() + image * parts, parts, detector.first_capacity()));
+    results[static_cast<std::size_t>(image)] = detector.detect(
+        rows.of(image), deltas.of(image), pool(candidates.data() + image * parts, parts, detector.first_capacity()));
   });
   return results;
 }

@@ -44,9 +44,11 @@ class Candidates {
   std::vector<Key> keys_;
 };
 
-// Variants: adds the classes of anchors [first, last) of the logits whose softmax exceeds candidates.floor().
-#define VD_DECLARE_SCAN \
-  void scan(const float* logits, std::int64_t first, std::int64_t last, std::int64_t classes, Candidates& candidates);
+// Variants: adds the classes of anchors [first, last) of the logits, of which a row begins every `stride` numbers,
+// whose softmax exceeds candidates.floor().
+#define VD_DECLARE_SCAN                                                                                            \
+  void scan(const float* logits, std::int64_t stride, std::int64_t first, std::int64_t last, std::int64_t classes, \
+            Candidates& candidates);
 namespace cpu {
 VD_DECLARE_SCAN
 }

@@ -81,14 +81,15 @@ static inline double margin_of(float score) {
   return score > 0 ? 1e-3 - log(static_cast<double>(score)) : std::numeric_limits<double>::infinity();
 }
 
-void scan(const float* logits, std::int64_t first, std::int64_t last, std::int64_t classes, Candidates& candidates) {
+void scan(const float* logits, std::int64_t stride, std::int64_t first, std::int64_t last, std::int64_t classes,
+          Candidates& candidates) {
   const std::int64_t padded = (classes + kBlock - 1) / kBlock * kBlock;
   std::vector<double> scratch(static_cast<std::size_t>(padded));
   double* e = scratch.data();
   float floor = candidates.floor();
   double margin = margin_of(floor);
   for (std::int64_t anchor = first; anchor < last; ++anchor) {
-    const float* x = logits + anchor * classes;
+    const float* x = logits + anchor * stride;
     const float best = largest(x + 1, classes - 1);
     // A probability is at most e to the class's distance from the background; this decides nearly every anchor.
     if (static_cast<double>(x[0]) - static_cast<double>(best) > margin) continue;

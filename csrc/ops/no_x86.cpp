@@ -38,7 +38,7 @@ std::int64_t common_bits(const std::uint64_t*, const std::uint64_t*, std::int64_
 void box_iou_row(const Boxes&, const double*, bool, double*) { absent(); }
 void decode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }
 void encode(const float*, const float*, std::int64_t, const BoxCoder&, float*) { absent(); }
-void scan(const float*, std::int64_t, std::int64_t, std::int64_t, Candidates&) { absent(); }
+void scan(const float*, std::int64_t, std::int64_t, std::int64_t, std::int64_t, Candidates&) { absent(); }
 void suppress_anchors(const float*, const std::uint32_t*, std::int64_t, float, std::vector<std::uint32_t>&) {
   absent();
 }

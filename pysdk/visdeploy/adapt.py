@@ -71,7 +71,7 @@ def completed(spec: Spec | Mapping[str, Any], net: nn.Module) -> Spec | Mapping[
     except VisdeployError:
         raise
     except Exception as error:  # of a size that is none, or that the network cannot take
-        raise InputError(f"[export] size: the network has no anchors for {size} ({reason(error)})") from error
+        raise InputError(f"[export] size: the network has no anchors for {size} ({reason(error, 0)})") from error
 
 
 def single_output(net: nn.Module, spec: Spec, example: NDArray[np.uint8]) -> nn.Module:

@@ -24,7 +24,7 @@ from visdeploy.image import ImageSource
 from visdeploy.metrics import headline
 from visdeploy.predictor import Predictor
 from visdeploy.quantize import Files, Quantizer, Target, as_model
-from visdeploy.spec import Variant
+from visdeploy.spec import Manifest, Variant
 
 Precision = Literal["fp16", "bf16", "int8"]
 
@@ -36,7 +36,7 @@ KINDS: Final[tuple[tuple[str, Precision], ...]] = (
     ("tensorrt", "fp16"),
     ("tensorrt", "int8"),
 )
-# Where int8 loses too much it is tried again: without the first and last layer, which cost most as a rule, then without
+# Where int8 loses too much it is tried again: without the first and last layers, which cost most as a rule, then without
 # these shares of all layers, the costliest by measurement.
 RETRIED_SHARES = (0.1, 0.25)
 
@@ -50,7 +50,7 @@ class PrecisionOptions:
         data: A data set, whose training images calibrate int8 and whose held-out images are measured on; or images
             without labels, which only calibrate; or None. Without labels nothing can be accepted: the variants are made
             for those who ask for them by name.
-        max_drop: How much the metric (Dice, or mean IoU of several classes) may fall below that of fp32.
+        max_drop: How much the metric (`metrics.headline` of the task's) may fall below that of fp32.
         calibration: Number of images that int8 takes its ranges from.
         engines: Those to make variants for; default, every one.
     """
@@ -173,8 +173,8 @@ class _Candidate:
         layers = self.quantizer.layers
         if self.precision != "int8" or not layers:
             return
-        ends = layers[0], layers[-1]
-        yield ", its first and last layer in fp32", tuple(dict.fromkeys(ends))
+        ends = self.quantizer.ends
+        yield f", its first and last {'layer' if len(ends) <= 2 else 'layers'} in fp32", ends
         say("measuring what each layer costs")
         costliest = self.quantizer.ranking(self._placement)
         for share in RETRIED_SHARES:
@@ -216,6 +216,22 @@ def _decide(
     return best.model_copy(update={"files": ()}), {}
 
 
+def _refuse_nothing_to_find(data: Dataset, spec: Manifest) -> None:
+    foreground = 0 if spec.background == 1 else 1
+    if spec.binary and not any(np.any(item.load().mask == foreground) for item in data.val):
+        lacking = f"mask has a pixel of {spec.labels[foreground]!r}"
+    elif spec.task == "detection" and not any(_marked(item) for item in data.val):
+        lacking = "image has an object marked"
+    else:
+        return
+    raise InputError(f"[export] data: no held-out {lacking}, so a model that finds nothing would pass")
+
+
+def _marked(item: Item) -> bool:
+    objects = item.load_objects and item.load_objects()
+    return objects is not None and not objects.ignored.all()
+
+
 class _Gate:
     """Compares a metric with that of fp32 on the same engine.
 
@@ -227,13 +243,8 @@ class _Gate:
     def __init__(self, bundle: Bundle, options: PrecisionOptions) -> None:
         self.bundle, self._max_drop = bundle, options.max_drop
         self.data = options.data if isinstance(options.data, Dataset) else None
-        if self.data is not None and bundle.manifest.binary:
-            foreground = 0 if bundle.manifest.background == 1 else 1
-            if not any(np.any(item.load().mask == foreground) for item in self.data.val):
-                raise InputError(
-                    f"[export] data: no held-out mask has a pixel of {bundle.manifest.labels[foreground]!r}, so a "
-                    "model that finds nothing would pass"
-                )
+        if self.data is not None:
+            _refuse_nothing_to_find(self.data, bundle.manifest)
         self._golden = goldens.read(bundle)
         self._fp32: dict[str, float] = {}
 

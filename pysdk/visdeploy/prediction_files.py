@@ -1,4 +1,4 @@
-"""The files that `visdeploy predict` leaves: overlays, one COCO JSON, one Kaggle CSV.
+"""The files that `visdeploy predict` leaves: overlays, one CSV, and one COCO JSON unless the model is a classifier.
 
 An image goes by its file name in all of them; a second one of that name, from another folder, gets its number as well.
 """
@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
@@ -19,12 +19,20 @@ from visdeploy.spec import Spec
 from visdeploy.types import Result
 from visdeploy.whole_file import whole_file
 
+_TABLES = {
+    "segmentation": "kaggle.csv",
+    "detection": "boxes.csv",
+    "localization": "boxes.csv",
+    "classification": "classes.csv",
+}
+
 
 class PredictionFiles:
-    """Takes results one by one, and keeps none; the two tables appear whole when `close` is called, or not at all.
+    """Takes results one by one, and keeps none; the tables appear whole when `close` is called, or not at all.
 
     Attributes:
         overlays: Pictures written so far.
+        tables: Names of the files that `close` writes.
     """
 
     def __init__(self, folder: str | Path, spec: Spec, *, overlays: bool = True) -> None:
@@ -34,10 +42,12 @@ class PredictionFiles:
         self._names: set[str] = set()
         self._overlay_names: set[str] = set()
         self._found = 0
+        self._task = spec.task
+        self.tables = (_TABLES[spec.task],) if spec.task == "classification" else ("coco.json", _TABLES[spec.task])
         with self._writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._images, self._annotations, self._rows = (self._nameless() for _ in range(3))
-            self._rows.write(_line(["img", "rle_mask"] if self._single else ["img", "class", "rle_mask"]))
+            self._rows.write(_line(self._heading()))
 
     def add(self, result: Result) -> Self:
         """Record one answer and draw its overlay.
@@ -50,12 +60,8 @@ class PredictionFiles:
         source = Path(result.source)
         name = _unlike(source.name, self._names, image_id)
         height, width = result.size
-        annotations = result.to_coco(image_id)
-        if self._single:
-            rows = [[name, result.to_kaggle()]]
-        else:
-            assert result.masks is not None
-            rows = [[name, self._classes[i], result.to_kaggle(i)] for i in result.masks.labels.tolist()]
+        rows = [[name, *row] for row in self._rows_of(result)]
+        annotations = result.to_coco(image_id) if "coco.json" in self.tables else []
         self._names.add(name)
         with self._writing(self.folder):
             _append(self._images, {"id": image_id, "file_name": name, "height": height, "width": width})
@@ -75,21 +81,41 @@ class PredictionFiles:
         return self
 
     def close(self) -> None:
-        """Write `coco.json` and `kaggle.csv`."""
-        categories = json.dumps([{"id": index, "name": label} for index, label in self._classes.items()])
-        self._write(
-            "coco.json",
-            '{"images": [',
-            self._images,
-            '], "annotations": [',
-            self._annotations,
-            f'], "categories": {categories}}}',
-        )
-        self._write("kaggle.csv", self._rows)
+        """Write the tables."""
+        if "coco.json" in self.tables:
+            categories = json.dumps([{"id": index, "name": label} for index, label in self._classes.items()])
+            self._write(
+                "coco.json",
+                '{"images": [',
+                self._images,
+                '], "annotations": [',
+                self._annotations,
+                f'], "categories": {categories}}}',
+            )
+        self._write(_TABLES[self._task], self._rows)
 
     @property
     def _single(self) -> bool:
         return len(self._classes) == 1
+
+    def _heading(self) -> list[str]:
+        if self._task == "segmentation":
+            return ["img", "rle_mask"] if self._single else ["img", "class", "rle_mask"]
+        corners = ["x1", "y1", "x2", "y2"] if "coco.json" in self.tables else []
+        return ["file", "label", "score", *corners]
+
+    def _rows_of(self, result: Result) -> list[list[object]]:
+        """Return what follows the image's name in each row that it gets; raises the error of a failed result."""
+        if result.error is not None:
+            raise result.error
+        if result.boxes is not None:
+            return [[name, score, *xyxy] for _, name, score, xyxy in result.boxes.rows()]
+        if result.classes is not None:
+            return [[result.classes.name, result.classes.score]]
+        if self._single:
+            return [[result.to_kaggle()]]
+        assert result.masks is not None
+        return [[self._classes[i], result.to_kaggle(i)] for i in result.masks.labels.tolist()]
 
     def _nameless(self) -> IO[bytes]:
         """Open a file for what would fill the memory by and by; it is gone with this object."""
@@ -126,7 +152,7 @@ def _append(file: IO[bytes], entry: dict[str, Any]) -> None:
     file.write(((", " if file.tell() else "") + json.dumps(entry)).encode())
 
 
-def _line(row: list[str]) -> bytes:
+def _line(row: Sequence[object]) -> bytes:
     csv.writer(text := io.StringIO(), lineterminator="\n").writerow(row)
     # A file name need not be valid UTF-8; its bytes come out as they went in.
     return text.getvalue().encode("utf-8", "surrogateescape")

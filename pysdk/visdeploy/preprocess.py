@@ -34,18 +34,7 @@ def prepare(image: Array, spec: Spec) -> Prepared:
     OpenCV rounds its own way, may differ by `tolerance.LETTERBOX_LEVELS`.
     """
     source = image.shape[0], image.shape[1]
-    if spec.resize == "stretch":
-        valid, padded = spec.size, spec.size
-    elif spec.resize == "letterbox":
-        scale = min(spec.size[0] / source[0], spec.size[1] / source[1])
-        valid = max(1, round(source[0] * scale)), max(1, round(source[1] * scale))
-        padded = spec.size
-    elif spec.resize == "tile":
-        valid = source
-        padded = max(source[0], spec.size[0]), max(source[1], spec.size[1])
-    else:
-        valid = source
-        padded = -(-source[0] // spec.divisor) * spec.divisor, -(-source[1] // spec.divisor) * spec.divisor
+    valid, padded = extent(source, spec)
     interpolation = _interpolation(source, valid, spec)
     if interpolation == "bilinear" and valid != source and isinstance(image, np.ndarray):
         # Models trained elsewhere have seen OpenCV's rounding.
@@ -54,6 +43,18 @@ def prepare(image: Array, spec: Spec) -> Prepared:
         return Prepared(image, valid, source)
     pixels = ops.letterbox(image, valid, padded, interpolation=interpolation, pad_value=spec.pad_value)
     return Prepared(pixels, valid, source)
+
+
+def extent(source: tuple[int, int], spec: Spec) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the height and width that an image is resized to, and those after padding."""
+    if spec.resize == "stretch":
+        return spec.size, spec.size
+    if spec.resize == "letterbox":
+        scale = min(spec.size[0] / source[0], spec.size[1] / source[1])
+        return (max(1, round(source[0] * scale)), max(1, round(source[1] * scale))), spec.size
+    if spec.resize == "tile":
+        return source, (max(source[0], spec.size[0]), max(source[1], spec.size[1]))
+    return source, (-(-source[0] // spec.divisor) * spec.divisor, -(-source[1] // spec.divisor) * spec.divisor)
 
 
 def _interpolation(

@@ -53,6 +53,7 @@ class Quantizer:
 
     Attributes:
         layers: Names of the layers with weights, in the graph's order.
+        ends: The first of them, and the last: those that the answer is read from, of which a detector has many.
     """
 
     def __init__(self, bundle: Bundle, pixels: Sequence[NDArray[np.uint8]]) -> None:
@@ -62,6 +63,8 @@ class Quantizer:
         self._folder = tempfile.TemporaryDirectory(prefix="visdeploy-quantize-")
         self._rankings: dict[Target, tuple[str, ...]] = {}
         self.layers = tuple(node.name for node in self._graph.graph.node if node.op_type in _LAYERS)
+        last, self._tail = _end(self._graph.graph)
+        self.ends = tuple(dict.fromkeys((*self.layers[:1], *last)))
 
     def __enter__(self) -> "Quantizer":
         return self
@@ -173,12 +176,17 @@ class Quantizer:
             weight_type=kinds.QInt8,
             per_channel=True,
             nodes_to_quantize=None if only is None else [only],
-            nodes_to_exclude=[*self._sizes, *floats, *excluded],
+            nodes_to_exclude=[*self._sizes, *self._floating_tail, *floats, *excluded],
             # The ranges of all tensors, whichever nodes are then quantised, and for whom.
             calibration_cache_path=folder / "ranges.json",
             extra_options=for_tensorrt if tensorrt else {},
         )
         return (folder / "int8.onnx").read_bytes()
+
+    @property
+    def _floating_tail(self) -> list[str]:
+        """What only moves the answer about: one range for logits and offsets together would round both twice."""
+        return [] if self._bundle.manifest.task == "segmentation" else self._tail
 
     def _name_in_openvino(self, model: Any, layers: Sequence[str]) -> list[str]:
         """Name the operations of `model` that stand for `layers`, which share only names of tensors with them."""
@@ -274,6 +282,24 @@ def _computing_sizes(graph: "onnx.GraphProto") -> list[str]:
             sizes.update(node.output)
             names.append(node.name)
     return names
+
+
+def _end(graph: "onnx.GraphProto") -> tuple[list[str], list[str]]:
+    """Return the names of the layers that the output is read from, and of the nodes between them and the output."""
+    producers = {name: node for node in graph.node for name in node.output}
+    waiting, seen = [value.name for value in graph.output], set[str]()
+    layers, between = [], []
+    while waiting:
+        node = producers.get(waiting.pop())
+        if node is None or node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.op_type in _LAYERS:
+            layers.append(node.name)
+        else:
+            between.append(node.name)
+            waiting += node.input
+    return layers, between
 
 
 def _copy(graph: "onnx.ModelProto") -> "onnx.ModelProto":

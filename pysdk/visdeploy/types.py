@@ -1,6 +1,7 @@
 """What a prediction returns."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from visdeploy import mask
+from visdeploy import drawing, mask
 from visdeploy.errors import InputError, MissingDependencyError, VisdeployError
 
 Rle = dict[str, Any]
@@ -99,6 +100,13 @@ class Boxes:
     labels: NDArray[np.int64]
     names: tuple[str, ...]
 
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def rows(self) -> Iterator[tuple[int, str, float, list[float]]]:
+        """Yield class index, name, score and corners of each, as plain values."""
+        return zip(self.labels.tolist(), self.names, self.scores.tolist(), self.xyxy.tolist(), strict=True)
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -164,51 +172,84 @@ class Result:
     image: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     def plot(self, opacity: float = 0.45) -> Picture:
-        """Draw the masks over the image, with a legend of the classes found."""
-        masks, pixels = self._found(), self.image
+        """Draw what was found over the image: masks of that opacity, boxes with names and scores, or the class."""
+        found, pixels = self._found(), self.image
         assert pixels is not None
-        colors = np.array(self.palette, np.uint8)
-        classes = masks.to_numpy()
-        shown = np.isin(classes, masks.labels)
-        blend = cv2.addWeighted(pixels, 1 - opacity, colors[classes], opacity, 0)
-        drawn = np.where(shown[..., None], blend, pixels)
-        for rle, label in zip(masks.rle, masks.labels, strict=True):
-            outline, _ = cv2.findContours(mask.decode(rle, order="C"), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(drawn, outline, -1, self.palette[label], max(1, min(self.size) // 400), cv2.LINE_AA)
-        _draw_legend(drawn, [(self.labels[label], self.palette[label]) for label in masks.labels])
-        return Picture(drawn)
+        if isinstance(found, Masks):
+            dense = [mask.decode(rle, order="C") for rle in found.rle]
+            named = [(self.labels[label], self.palette[label]) for label in found.labels]
+            masks = [(one, *entry) for one, entry in zip(dense, named, strict=True)]
+            colors = np.array(self.palette, np.uint8)
+            return Picture(drawing.draw_masks(pixels, found.to_numpy(), masks, colors, opacity))
+        if isinstance(found, Classes):
+            return Picture(drawing.draw_text(pixels, f"{found.name} {found.score:.2f}"))
+        texts = [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores, strict=True)]
+        return Picture(drawing.draw_boxes(pixels, found.xyxy, texts, [self.palette[label] for label in found.labels]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but pixels as plain Python values; `counts` are str."""
         document: dict[str, Any] = {"source": self.source, "index": self.index, "size": list(self.size)}
         if self.error is not None:
             return document | {"error": str(self.error)}
-        masks = self._found()
-        found = [
-            {"label": int(label), "name": self.labels[label], "rle": _as_text(rle), "area": int(mask.area(rle))}
-            for rle, label in zip(masks.rle, masks.labels, strict=True)
-        ]
+        found = self._found()
+        if isinstance(found, Masks):
+            document["masks"] = [
+                {"label": int(label), "name": self.labels[label], "rle": _as_text(rle), "area": int(mask.area(rle))}
+                for rle, label in zip(found.rle, found.labels, strict=True)
+            ]
+        elif isinstance(found, Boxes):
+            document["boxes"] = [
+                {"label": label, "name": name, "score": score, "xyxy": xyxy}
+                for label, name, score, xyxy in found.rows()
+            ]
+        else:
+            document["classes"] = {
+                "label": found.label,
+                "name": found.name,
+                "score": found.score,
+                "probabilities": found.probabilities.tolist(),
+            }
         stages = ("decode", "resize", "infer", "postprocess")
         timings = {f"{stage}_ms": round(getattr(self.timings, f"{stage}_ms"), 3) for stage in stages}
-        return document | {"masks": found, "timings": timings}
+        return document | {"timings": timings}
 
     def to_json(self) -> str:
         """Return `to_dict` as one JSON document."""
         return json.dumps(self.to_dict())
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Return COCO annotations, one per class found; `category_id` is the class index."""
-        masks = self._found()
+        """Return COCO annotations, one per class that has a mask or per box, which has a `score` too.
+
+        `category_id` is the class index.
+
+        Raises:
+            InputError: The model is a classifier; COCO annotates objects.
+        """
+        found = self._found()
+        if isinstance(found, Masks):
+            return [
+                {
+                    "image_id": image_id,
+                    "category_id": int(label),
+                    "segmentation": _as_text(rle),
+                    "area": int(mask.area(rle)),
+                    "bbox": [float(value) for value in mask.toBbox(rle)],
+                    "iscrowd": 0,
+                }
+                for rle, label in zip(found.rle, found.labels, strict=True)
+            ]
+        if isinstance(found, Classes):
+            raise InputError("[to_coco] expected masks or boxes, got the class of a whole image; use to_json()")
         return [
             {
                 "image_id": image_id,
-                "category_id": int(label),
-                "segmentation": _as_text(rle),
-                "area": int(mask.area(rle)),
-                "bbox": [float(value) for value in mask.toBbox(rle)],
+                "category_id": label,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
                 "iscrowd": 0,
+                "score": score,
             }
-            for rle, label in zip(masks.rle, masks.labels, strict=True)
+            for label, _, score, (x1, y1, x2, y2) in found.rows()
         ]
 
     def to_kaggle(self, label: int | None = None, *, order: Literal["row", "column"] = "row") -> str:
@@ -219,9 +260,11 @@ class Result:
             order: "row" counts pixels left to right, then top to bottom, as Carvana does; "column" the other way.
 
         Raises:
-            InputError: There is no such class, or it is the background, which has no mask.
+            InputError: There is no such class, or it is the background, which has no mask; or the model finds no masks.
         """
         masks = self._found()
+        if not isinstance(masks, Masks):
+            raise InputError("[to_kaggle] expected masks, got boxes or a class; use to_coco() or to_json()")
         classes = [index for index in range(len(self.labels)) if index != masks.background]
         if label is None and len(classes) == 1:
             label = classes[0]
@@ -233,41 +276,33 @@ class Result:
         return ""
 
     def to_supervision(self) -> Any:
-        """Return `supervision.Detections` with one mask per class found; needs the supervision package."""
+        """Return `supervision.Detections`, of a classifier `Classifications`; needs the supervision package.
+
+        Masks come one per class found; boxes with `confidence`, and their names as `data["class_name"]`.
+        """
         try:
             import supervision
         except ImportError as error:
             raise MissingDependencyError("supervision is not installed: pip install supervision") from error
-        masks = self._found()
-        dense = np.array([mask.decode(rle) for rle in masks.rle], bool).reshape(-1, *self.size)
-        boxes = np.array([mask.toBbox(rle) for rle in masks.rle], np.float32).reshape(-1, 4)
+        found = self._found()
+        if isinstance(found, Classes):
+            every = np.arange(len(found.probabilities))
+            return supervision.Classifications(class_id=every, confidence=found.probabilities)
+        if isinstance(found, Boxes):
+            names = {"class_name": np.array(found.names, np.str_)}
+            return supervision.Detections(xyxy=found.xyxy, confidence=found.scores, class_id=found.labels, data=names)
+        dense = np.array([mask.decode(rle) for rle in found.rle], bool).reshape(-1, *self.size)
+        boxes = np.array([mask.toBbox(rle) for rle in found.rle], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        return supervision.Detections(xyxy=boxes, mask=dense, class_id=masks.labels)
+        return supervision.Detections(xyxy=boxes, mask=dense, class_id=found.labels)
 
-    def _found(self) -> Masks:
+    def _found(self) -> Masks | Boxes | Classes:
         if self.error is not None:
             raise self.error
-        assert self.masks is not None
-        return self.masks
+        found = next((answer for answer in (self.masks, self.boxes, self.classes) if answer is not None), None)
+        assert found is not None
+        return found
 
 
 def _as_text(rle: Rle) -> Rle:
     return {"size": [int(side) for side in rle["size"]], "counts": bytes(rle["counts"]).decode()}
-
-
-def _draw_legend(drawn: NDArray[np.uint8], entries: list[tuple[str, tuple[int, int, int]]]) -> None:
-    """White names on a darkened box: an outline would have to advance as the letters do, and hides small ones."""
-    height, width = drawn.shape[:2]
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.5, min(height, width) / 1100)
-    line, margin, side = round(34 * scale), round(14 * scale), round(20 * scale)
-    entries = entries[: (height - 2 * margin) // line]
-    if not entries or min(height, width) < 120:
-        return
-    widest = max(cv2.getTextSize(name, font, scale, 1)[0][0] for name, _ in entries)
-    left = round(2.2 * margin) + side
-    box = drawn[margin : 2 * margin + len(entries) * line, margin : left + widest + margin]
-    box //= 5
-    for row, (name, color) in enumerate(entries):
-        start, foot = round(1.5 * margin), round(1.5 * margin + (row + 0.75) * line)
-        cv2.rectangle(drawn, (start, foot - side), (start + side, foot), color, -1)
-        cv2.putText(drawn, name, (left, foot), font, scale, (255, 255, 255), 1, cv2.LINE_AA)

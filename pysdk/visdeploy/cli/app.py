@@ -7,6 +7,7 @@ import typer
 
 from visdeploy import __version__
 from visdeploy.errors import CheckFailedError, MissingDependencyError, VisdeployError
+from visdeploy.torch_library import cmake_folder
 
 app = typer.Typer(
     name="visdeploy",
@@ -38,10 +39,16 @@ def main() -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    cmake_dir: Annotated[
+        bool, typer.Option("--cmake-dir", help="Print the folder that find_package(visdeploy) of CMake looks for.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     if version:
         print(f"visdeploy {__version__}")
+        raise typer.Exit
+    if cmake_dir:
+        print(cmake_folder())
         raise typer.Exit
 
 

@@ -25,17 +25,25 @@ Precisions = Annotated[
     list[str] | None, typer.Option(help="fp32, ..., auto, or all that were accepted (the default); may be repeated.")
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads per inference; default, the container's CPU quota.")]
-Data = Annotated[Path, typer.Option(help="Folder of images and masks.")]
-Format = Annotated[str, typer.Option(help="Its format: auto, folder, camvid, carvana.")]
+Data = Annotated[Path, typer.Option(help="Folder of images with masks or boxes.")]
+Format = Annotated[
+    str, typer.Option(help="Its format: auto, folder, camvid or carvana (masks), voc, coco, yolo or boxes_csv (boxes).")
+]
 Masks = Annotated[str | None, typer.Option(help="Name of the mask folder, where it is not 'masks'.")]
+_MAX_NOTES = 10
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
-def open_data(path: Path, format: str, masks: str | None) -> "Dataset":
-    """Read a data set; `masks` is None for the folder of the usual name."""
+def open_data(path: Path, format: str, masks: str | None = None, task: str | None = None) -> "Dataset":
+    """Read a data set, and say what was left out of it by rule; `masks` is None for the folder of the usual name."""
     from visdeploy import data
 
-    return data.open(path, format=format, **({} if masks is None else {"masks": masks}))
+    dataset = data.open(path, format=format, task=task, **({} if masks is None else {"masks": masks}))
+    for line in dataset.notes[:_MAX_NOTES]:
+        note(line)
+    if len(dataset.notes) > _MAX_NOTES:
+        note(f"and {len(dataset.notes) - _MAX_NOTES} more such lines")
+    return dataset
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:

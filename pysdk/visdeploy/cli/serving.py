@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,31 +32,46 @@ from visdeploy.errors import CheckFailedError, InputError
 def predict(
     bundle: BundlePath,
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    out: Annotated[Path, typer.Option(help="Folder for overlays, coco.json and kaggle.csv.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(help="Folder for overlays, coco.json and a CSV.")] = Path("predictions"),
     engine: Engine = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
     batch: Annotated[int | None, typer.Option(help="Images per inference; default, what suits the engine.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Probability of foreground, for a binary model.")] = None,
-    overlays: Annotated[bool, typer.Option(help="Draw the masks over the images.")] = True,
+    conf: Annotated[float | None, typer.Option(help="Score above which a box counts; a detector's.")] = None,
+    iou: Annotated[float | None, typer.Option(help="Largest IoU of two boxes of one class; a detector's.")] = None,
+    max_det: Annotated[int | None, typer.Option(help="The most boxes of one image; a detector's.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names or indices of the classes to look for, with commas; a detector's.")
+    ] = None,
+    overlays: Annotated[bool, typer.Option(help="Draw what was found over the images.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Predict images and write overlays, COCO JSON and a Kaggle CSV."""
+    """Predict images and write overlays, COCO JSON and a CSV: of Kaggle's masks, of boxes, or of classes."""
     from visdeploy.prediction_files import PredictionFiles
     from visdeploy.predictor import load
 
     paths = image_files(images)
-    failed, documents = 0, []
+    failed, documents, counts = 0, [], Counter[str]()
     with load(bundle, engine=engine, precision=precision, num_threads=threads) as predictor:
         note_engine(predictor.engine)
         files = PredictionFiles(out, predictor.spec, overlays=overlays)
-        results = predictor.stream(paths, batch_size=batch, threshold=threshold)
+        results = predictor.stream(
+            paths,
+            batch_size=batch,
+            threshold=threshold,
+            conf=conf,
+            iou=iou,
+            max_det=max_det,
+            classes=_names_or_indices(classes, predictor.spec.labels),
+        )
         for result in track(results, len(paths), "predicting"):
             if result.error is not None:
                 failed += 1
                 print(f"error: {result.error}", file=sys.stderr)
             else:
                 files.add(result)
+                counts.update(result.boxes.names if result.boxes is not None else ())
             if as_json:
                 documents.append(result.to_dict())
         if failed < len(paths):  # else the tables of an earlier run would give way to empty ones
@@ -63,9 +79,20 @@ def predict(
     if as_json:
         print(json.dumps(documents))
     elif failed < len(paths):
-        print(f"{len(paths) - failed} of {len(paths)} images -> {out}/ (coco.json, kaggle.csv, overlays)")
+        found = f", {sum(counts.values())} boxes" if counts else ""
+        each = f" ({', '.join(f'{count} {name}' for name, count in counts.most_common(10))})" if counts else ""
+        left = ", ".join([*files.tables, *(["overlays"] if overlays else [])])
+        print(f"{len(paths) - failed} of {len(paths)} images{found}{each} -> {out}/ ({left})")
     if failed:
         raise InputError(f"[predict] {failed} of {len(paths)} images could not be predicted")
+
+
+def _names_or_indices(text: str | None, labels: Sequence[str]) -> list[str | int] | None:
+    """Read "car,3"; a number is an index unless a class is called so."""
+    if text is None:
+        return None
+    entries = [entry.strip() for entry in text.split(",")]
+    return [int(entry) if entry.isdecimal() and entry not in labels else entry for entry in entries if entry]
 
 
 @app.command()

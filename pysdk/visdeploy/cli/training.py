@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +24,10 @@ from visdeploy.cli.options import (
     numbers,
     open_data,
 )
-from visdeploy.errors import CheckFailedError, InputError
+from visdeploy.errors import CheckFailedError, InputError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from visdeploy.evaluate import Detections
 
 TASKS = ("segmentation", "detection", "localization", "classification")
 
@@ -52,10 +55,14 @@ def train(
         str | None, typer.Option(help="resnet18/34/50, mobilenet_v2, or a timm model with a pyramid.")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Encoder weights: a file, or a published tag.")] = None,
-    model: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="decoder_channels=128, neck=fpn, ...")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="decoder_channels=128, neck=fpn, ...")
+    ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="'256', '192x256', or a stage after the other: '128,256'; default, 256, or 224 of one object."),
+        typer.Option(
+            help="'256', '192x256', or a stage after the other: '128,256'; default, 256, or 224 of one object."
+        ),
     ] = None,
     epochs: Annotated[str, typer.Option(help="Per stage: '20', or '20,10'.")] = "20",
     batch: Annotated[int, typer.Option(help="Images per step.")] = 8,
@@ -79,8 +86,12 @@ def train(
     class_loss: Annotated[str, typer.Option(help="A detector's: mining or focal.")] = "mining",
     label_weight: Annotated[float, typer.Option(help="Localization: weight of the class beside the box.")] = 20.0,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
-    turns: Annotated[bool, typer.Option("--turns", help="Quarter turns too, where there is no up and down.")] = False,
-    rotate: Annotated[float, typer.Option(help="Largest rotation in degrees.")] = 5.0,
+    upside_down: Annotated[
+        bool, typer.Option("--upside-down", help="Mirror top to bottom too, where there is no up; not in segmentation.")
+    ] = False,
+    rotate: Annotated[
+        float | None, typer.Option(help="Largest rotation in degrees; default, 5 in segmentation, else 0.")
+    ] = None,
     scale: Annotated[str, typer.Option(help="Range of the zoom.")] = "0.8,1.4",
     lighting: Annotated[float, typer.Option(help="Range of brightness and contrast.")] = 0.2,
     resize: Annotated[str, typer.Option(help="stretch or letterbox.")] = "stretch",
@@ -121,13 +132,13 @@ def train(
         pos_weight=pos_weight,
         label_weight=label_weight,
         flip=flip,
-        turns=turns,
+        upside_down=upside_down,
         rotate=rotate,
         lighting=lighting,
         seed=seed,
         **options,
     )
-    dataset = open_data(data, format, masks)
+    dataset = open_data(data, format, masks, task)
     note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {len(dataset.labels)} classes")
     result = fit(dataset, chosen, resume=resume)
     if as_json:
@@ -143,35 +154,69 @@ def train(
 def val(
     bundle: BundlePath,
     data: Data,
+    task: Annotated[str | None, typer.Option(help="Refuse a bundle of another task.")] = None,
     format: Format = "auto",
     masks: Masks = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
-    minimum: Annotated[float | None, typer.Option("--min", help="Exit 1 if Dice or mean IoU is lower.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for val.json, and plots of boxes and classes.")] = None,
+    minimum: Annotated[float | None, typer.Option("--min", help="Exit 1 if the first figure is lower.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle on the held-out images of a folder, at their own size."""
-    from visdeploy.evaluate import evaluate
+    from visdeploy import evaluation_report
+    from visdeploy.evaluate import Detections, measure
     from visdeploy.metrics import headline
     from visdeploy.predictor import load
+    from visdeploy.tables import console
 
     if minimum is not None and not 0 <= minimum <= 1:
         raise InputError(f"--min: expected a share from 0 to 1, got {minimum:g}")
-    dataset = open_data(data, format, masks)
     with load(bundle, engine=engine, precision=precision) as predictor:
-        if dataset.labels != predictor.spec.labels:
-            raise InputError(
-                f"[val] data: its labels are {dataset.labels}, the bundle's {predictor.spec.labels}; labels.txt names "
-                "those of a folder"
-            )
+        spec = predictor.spec
+        if task is not None and task != spec.task:
+            raise InputError(f"--task: {bundle} is for {spec.task}, not {task}")
+        dataset = open_data(data, format, masks, spec.task)
+        _check_labels(dataset.labels, spec.labels)
         note_engine(predictor.engine)
-        figures = evaluate(predictor, dataset.val)
+        tally = measure(predictor, dataset.val)
         ran = {"engine": predictor.engine.name, "precision": predictor.engine.precision}
+    figures = tally.figures()
+    if isinstance(tally, Detections):
+        figures |= _coco(tally)
+    document = evaluation_report.document({**figures, **ran, "images": len(dataset.val)}, tally)
     if as_json:
-        print(json.dumps({**figures, **ran, "images": len(dataset.val)}))
+        print(json.dumps(document))
     else:
-        for name, value in figures.items():
-            print(f"{name:<24} {value:.4f}")
+        title = f"{bundle} on {len(dataset.val)} images, {ran['engine']} {ran['precision']}"
+        console().print(evaluation_report.of_tally(title, figures, tally))
+    if out is not None:
+        for path in evaluation_report.write(out, document, tally):
+            note(f"wrote {path}")
     score = headline(figures)
     if minimum is not None and not figures[score] >= minimum:
         raise CheckFailedError(f"{bundle}: {score} is {figures[score]:.4f}, below {minimum}")
+
+
+def _check_labels(labels: tuple[str, ...], known: tuple[str, ...]) -> None:
+    if labels == known:
+        return
+    lacks, more = (
+        ", ".join(repr(name) for name in names if name not in others)
+        for names, others in ((known, labels), (labels, known))
+    )
+    differences = [f"lack {lacks}" if lacks else "", f"have {more} besides" if more else ""]
+    how = " and ".join(filter(None, differences)) or f"are the same in another order, {labels} instead of {known}"
+    raise InputError(
+        f"[val] data: its labels {how}; expected those of the bundle, in its order (labels.txt names those of a folder)"
+    )
+
+
+def _coco(tally: "Detections") -> dict[str, float]:
+    from visdeploy.coco_figures import coco_figures
+
+    try:
+        return coco_figures(tally.images, tally.spec.labels)
+    except MissingDependencyError as error:
+        note(f"left out: {error}")
+        return {}

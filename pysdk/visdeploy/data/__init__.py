@@ -5,48 +5,76 @@ A file per format turns a folder into a `Dataset`: named pairs that are decoded 
 
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, get_args
 
-from visdeploy.data import camvid, carvana, folder
-from visdeploy.data.dataset import Dataset, Item, Sample, check, check_or_raise
+from visdeploy.data import camvid, carvana, folder, voc
+from visdeploy.data.dataset import Dataset, Item, Objects, Sample, check, check_or_raise
+from visdeploy.data.largest import largest_object, largest_objects
 from visdeploy.errors import InputError
+from visdeploy.spec import Task
 
-__all__ = ["Dataset", "Item", "Sample", "check", "check_or_raise", "open"]
+__all__ = [
+    "Dataset",
+    "Item",
+    "Objects",
+    "Sample",
+    "check",
+    "check_or_raise",
+    "largest_object",
+    "largest_objects",
+    "open",
+]
 
 # The most telling layout first: the plain folder asks for the least.
-_FORMATS = {"camvid": camvid, "carvana": carvana, "folder": folder}
+_FORMATS: dict[str, Any] = {"camvid": camvid, "carvana": carvana, "folder": folder, "voc": voc}
 
 
-def open(path: str | Path, *, format: str = "auto", **options: object) -> Dataset:
+def open(path: str | Path, *, format: str = "auto", task: str | None = None, **options: object) -> Dataset:
     """Read a folder of images and labels, without decoding the images yet.
 
     Args:
         path: The folder.
-        format: "folder", "carvana", "camvid", or "auto" to tell by what is in the folder.
+        format: "folder", "carvana" or "camvid" for masks; "voc", "coco", "yolo" or "boxes_csv" for boxes; or "auto" to
+            tell by what is in the folder.
+        task: What it is for: "segmentation", "detection", "localization" or "classification"; the last two take the
+            largest object of each image. None takes what the folder has, masks before boxes.
         options: Passed to the reader of that format, such as `masks=` and `labels=` of `folder.read`.
 
     Raises:
-        InputError: The folder is missing, empty, or of no known format.
+        InputError: The folder is missing, empty, of no known format, or has not what the task needs.
 
     Example:
         >>> dataset = open("nuclei", masks="masks_union", labels=("background", "nucleus"))  # doctest: +SKIP
+        >>> dataset = open("cells", task="detection")  # doctest: +SKIP
     """
     root = Path(path)
     if not root.is_dir():
         raise InputError(f"[data.open] path: expected a folder, got {root}")
+    if task is not None and task not in get_args(Task):
+        raise InputError(f"[data.open] task: expected {', '.join(get_args(Task))} or None, got {task!r}")
     if format == "auto":
-        format = _detect(root)
+        format = _detect(root, task)
     if format not in _FORMATS:
         near = get_close_matches(format, _FORMATS, n=1, cutoff=0.0)[0]
         raise InputError(f"[data.open] format: no format {format!r}; did you mean {near!r}? ({', '.join(_FORMATS)})")
-    dataset: Dataset = _FORMATS[format].read(root, **options)
-    return dataset
+    reader = _FORMATS[format]
+    if task is not None and task not in reader.TASKS:
+        raise InputError(f"[data.open] format: {format!r} is for {', '.join(sorted(reader.TASKS))}, not for {task}")
+    dataset: Dataset = reader.read(root, **options)
+    return largest_objects(dataset) if task in ("localization", "classification") else dataset
 
 
-def _detect(root: Path) -> str:
-    for name, reader in _FORMATS.items():
-        if reader.matches(root):
+def _detect(root: Path, task: str | None) -> str:
+    found = [name for name, reader in _FORMATS.items() if reader.matches(root)]
+    for name in found:
+        if task is None or task in _FORMATS[name].TASKS:
             return name
     if not any(root.iterdir()):
         raise InputError(f"[data.open] path: {root} is an empty folder")
-    layouts = "; ".join(reader.LAYOUT for reader in _FORMATS.values())
+    if found:
+        raise InputError(
+            f"[data.open] path: {root} has no labels for {task}, only for "
+            f"{', '.join(sorted({kind for name in found for kind in _FORMATS[name].TASKS}))} ({', '.join(found)})"
+        )
+    layouts = "; ".join(reader.LAYOUT for reader in _FORMATS.values() if task is None or task in reader.TASKS)
     raise InputError(f"[data.open] path: {root} has none of the known layouts: {layouts}")

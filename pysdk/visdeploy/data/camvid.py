@@ -8,6 +8,7 @@ from visdeploy.data.dataset import IGNORE_INDEX, Dataset, hold_out
 from visdeploy.errors import InputError
 
 LAYOUT = "classes.csv, train/ and trainannot/ (CamVid)"
+TASKS = frozenset({"segmentation"})
 
 _COLUMNS = ("id", "name", "r", "g", "b", "ignore")
 

@@ -11,6 +11,7 @@ from visdeploy.image import decode
 from visdeploy.spec import default_palette
 
 LAYOUT = "train/ with train_masks/ or train_masks.csv (Carvana)"
+TASKS = frozenset({"segmentation"})
 
 _LABELS = ("background", "car")
 

@@ -55,7 +55,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Item:
-    """One image, not yet decoded. Each `load` function raises `InputError` on a bad file."""
+    """One image, not yet decoded. Each `load` function raises `InputError` on a bad file.
+
+    `size` is the height and width that its objects are marked in; the image must have it.
+    """
 
     name: str
     load_image: Callable[[], Image]
@@ -63,17 +66,17 @@ class Item:
     image_path: Path | None = None
     load_objects: Callable[[], Objects] | None = None
     label: int | None = None
+    size: tuple[int, int] | None = None
 
     def load(self) -> Sample:
         """Decode the image, and read what is known of it.
 
         Raises:
-            InputError: A file is unreadable, or image and mask differ in size.
+            InputError: A file is unreadable, or the image has another size than its mask or annotation.
         """
         image = self.load_image()
         mask = self.load_mask() if self.load_mask else None
-        if mask is not None:
-            _check_sizes(self.name, image, mask)
+        _check_sizes(self, image, mask)
         return Sample(self.name, image, mask, self.load_objects() if self.load_objects else None, self.label)
 
 
@@ -113,8 +116,8 @@ def hold_out(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
 def check(dataset: Dataset) -> list[str]:
     """Decode everything once and describe all that is wrong, one line per fault.
 
-    Found are files that cannot be read, label values outside the classes, images and masks of different size, and
-    images or masks without a partner. An empty list means training will not stop on its data.
+    Found are files that cannot be read, label values outside the classes, images of another size than their masks or
+    annotations, and images or masks without a partner. An empty list means training will not stop on its data.
     """
     with ThreadPoolExecutor(max_workers=4) as pool:
         faults = pool.map(_faults, [*dataset.train, *dataset.val])
@@ -147,17 +150,23 @@ def _faults(item: Item) -> list[str]:
             known.append(load() if load is not None else None)
         except InputError as error:
             faults.append(str(error))
-    if not faults and known[1] is not None:
+    if not faults:
         try:
-            _check_sizes(item.name, known[0], known[1])
+            _check_sizes(item, known[0], known[1])
         except InputError as error:
             faults.append(str(error))
     return faults
 
 
-def _check_sizes(name: str, image: Image, mask: ClassMap) -> None:
-    if image.shape[:2] != mask.shape:
+def _check_sizes(item: Item, image: Image, mask: ClassMap | None) -> None:
+    height, width = image.shape[:2]
+    if mask is not None and mask.shape != (height, width):
         raise InputError(
-            f"{name}: image and mask differ in size, {image.shape[1]}x{image.shape[0]} "
+            f"{item.name}: image and mask differ in size, {width}x{height} "
             f"against {mask.shape[1]}x{mask.shape[0]} (width x height)"
+        )
+    if item.size is not None and item.size != (height, width):
+        raise InputError(
+            f"{item.name}: the image is {width}x{height}, but its annotation says {item.size[1]}x{item.size[0]} "
+            "(width x height)"
         )

@@ -15,6 +15,7 @@ from visdeploy.image import SUFFIXES, decode
 from visdeploy.spec import default_palette
 
 LAYOUT = "images/ beside a folder of masks, either directly or inside train/ and val/"
+TASKS = frozenset({"segmentation"})
 
 _BINARY_LABELS = ("background", "foreground")
 

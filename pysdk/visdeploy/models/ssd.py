@@ -15,7 +15,7 @@ from visdeploy.models.unet import UnetBlock
 
 Neck = Literal["none", "fpn"]
 # Default boxes from this share of the image to that.
-SMALLEST, LARGEST = 0.05, 0.9
+SMALLEST, LARGEST = 0.06, 0.9
 # What all classes of objects together are given at first: most anchors show nothing.
 FOREGROUND = 0.05
 
@@ -70,7 +70,7 @@ class Ssd(nn.Module):
         strides: Which of the backbone's maps have anchors.
         extras: How many maps follow the last of those, each half the size of the one before.
         scales: Sides of the anchors of each map as shares of the image's, and one more; see `ops.default_boxes`. By
-            default they rise from 0.05 to 0.9 by a constant factor.
+            default they rise from 0.06 to 0.9 by a constant factor.
         aspect_ratios: Of the anchors besides squares: numbers for all maps, or a list of them for each.
 
     Raises:
@@ -84,7 +84,7 @@ class Ssd(nn.Module):
         neck: Neck = "none",
         channels: int = 128,
         strides: Sequence[int] = (8, 16, 32),
-        extras: int = 2,
+        extras: int = 1,
         scales: Sequence[float] | None = None,
         aspect_ratios: Sequence[float] | Sequence[Sequence[float]] = (2.0,),
     ) -> None:

@@ -11,7 +11,7 @@ from visdeploy.models.encoders import map_sizes
 
 
 class TorchvisionSsd(nn.Module):
-    """Backbone and head of a `torchvision.models.detection.SSD`, whose parameters these are."""
+    """Backbone and head of a `torchvision.models.detection.ssd.SSD`, whose parameters these are."""
 
     def __init__(self, ssd: Any) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def from_torchvision(ssd: nn.Module) -> TorchvisionSsd:
     """Cut a detector of torchvision's, such as `ssd300_vgg16`, to the network that `export.export` takes.
 
     Args:
-        ssd: A `torchvision.models.detection.SSD` with any backbone and head; the parameters are shared, not copied.
+        ssd: A `torchvision.models.detection.ssd.SSD` with any backbone and head; the parameters are shared, not copied.
 
     Returns:
         The network in the same mode, whose `spec_fields()` complete a spec but for the `labels`.
@@ -84,5 +84,7 @@ def from_torchvision(ssd: nn.Module) -> TorchvisionSsd:
     from torchvision.models.detection.ssd import SSD
 
     if not isinstance(ssd, SSD):
-        raise InputError(f"[from_torchvision] ssd: expected torchvision.models.detection.SSD, got {type(ssd).__name__}")
+        raise InputError(
+            f"[from_torchvision] ssd: expected torchvision.models.detection.ssd.SSD, got {type(ssd).__name__}"
+        )
     return TorchvisionSsd(ssd).train(ssd.training)

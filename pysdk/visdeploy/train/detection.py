@@ -30,9 +30,11 @@ class DetectionTask(Task):
         self.anchors = self.spec.anchors.boxes(self.spec.size)
 
     @classmethod
-    def select(cls, dataset: Dataset) -> Dataset:
+    def select(cls, dataset: Dataset, options: TrainOptions) -> Dataset:
         """Return all of it, if it has objects."""
-        require_objects(dataset, "detection")
+        require_objects(dataset, options.task)
+        if dataset.background is None:
+            raise InputError("[train] data: expected all objects for detection, got the largest of each image alone")
         return dataset
 
     @classmethod
@@ -97,13 +99,20 @@ def require_objects(dataset: Dataset, task: str) -> None:
     Raises:
         InputError: No boxes are marked.
     """
-    items = (*dataset.train, *dataset.val)
-    if not all(item.load_objects for item in items):
-        raise InputError(f"[train] data: expected boxes of objects, as the task is {task}, got a data set without")
-    if len(dataset.labels) < 2:
-        raise InputError(f"[train] data: expected at least one class of objects for {task}, got none")
+    if not all(item.load_objects for item in (*dataset.train, *dataset.val)):
+        raise InputError(f"[train] data: expected boxes of objects, as the task is {task}, got images without")
+    if not any(len(item.load_objects().labels) for item in dataset.train if item.load_objects):
+        raise InputError(
+            f"[train] data: expected objects to learn {task} from, got none in {len(dataset.train)} images"
+        )
 
 
 def box_augmentation(options: TrainOptions) -> Augmentation:
     """Return the augmentation that the options name, for images with boxes."""
-    return AugmentBoxes(flip=options.flip, rotate=options.rotate, scale=options.scale, lighting=options.lighting)
+    return AugmentBoxes(
+        flip=options.flip,
+        upside_down=options.upside_down,
+        rotate=options.rotate or 0.0,
+        scale=options.scale,
+        lighting=options.lighting,
+    )

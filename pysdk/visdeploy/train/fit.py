@@ -67,15 +67,15 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
         resume: Continue the run in `options.out` where it stopped.
 
     Raises:
-        InputError: The data have problems (all are listed) or nothing that the task could learn, the loss stopped being finite (the files are named), or
-            the folder holds another run, or none to resume.
+        InputError: The data have problems (all are listed), or nothing that the task could learn; the loss stopped
+            being finite (the files are named); or the folder holds another run, or none to resume.
     """
     start = time.perf_counter()
     check_or_raise(dataset)
+    dataset = TASKS[options.task].select(dataset, options)
     if not dataset.train or not dataset.val:
         count = f"{len(dataset.train)} images to train on and {len(dataset.val)} held out"
         raise InputError(f"[train] data: expected some of each, got {count}")
-    dataset = TASKS[options.task].select(dataset)
     lightning.seed_everything(options.seed, verbose=False)
     architecture = _architecture(dataset, options)
     net = models.create(**architecture, weights=options.weights)

@@ -111,7 +111,17 @@ class Boxes(Examples):
 
 
 class MainObject(Boxes):
-    """With the one row of `Boxes` that the image has; a view that has lost its object is not used."""
+    """With one row of `Boxes`; where no object is marked, the image itself is it.
+
+    A view that has lost its object is not used.
+    """
+
+    def _target(self, sample: Sample, prepared: Prepared) -> Tensor:
+        if sample.objects is not None:
+            return super()._target(sample, prepared)
+        assert sample.label is not None
+        height, width = prepared.valid
+        return torch.tensor([[sample.label, 0, 0, width, height, 0]], dtype=torch.float32)
 
     def _view(self, augment: Augmentation, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         seen, found = super()._view(augment, image, target)

@@ -1,5 +1,6 @@
 """Learning the one main object of an image: its box and its class, or either alone."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,13 +30,15 @@ class LocalizationTask(Task):
         super().__init__(*args)
         height, width = self.spec.size
         self.register_buffer("scale", torch.tensor([width, height] * 2, dtype=torch.float32), persistent=False)
-        self.boxes = self.options.model.get("predicts", self.predicts[0]) != "label"
 
     @classmethod
-    def select(cls, dataset: Dataset) -> Dataset:
-        """Return the largest object of each image."""
-        require_objects(dataset, "localization")
-        return largest_objects(dataset)
+    def select(cls, dataset: Dataset, options: TrainOptions) -> Dataset:
+        """Return the largest object of each image; boxes alone have no class, and then there is one for all."""
+        require_objects(dataset, options.task)
+        dataset = largest_objects(dataset)
+        if options.model.get("predicts") == "box" and len(dataset.labels) > 1:
+            dataset = replace(dataset, labels=("object",), palette=dataset.palette[:1])
+        return dataset
 
     @classmethod
     def architecture(cls, dataset: Dataset, options: TrainOptions) -> dict[str, Any]:
@@ -100,6 +103,13 @@ class ClassificationTask(LocalizationTask):
 
     reported = ()
     predicts = ("label",)
+
+    @classmethod
+    def select(cls, dataset: Dataset, options: TrainOptions) -> Dataset:
+        """Return the images with one class each: their own, or that of their largest object."""
+        if any(item.label is None for item in (*dataset.train, *dataset.val)):
+            require_objects(dataset, options.task)
+        return largest_objects(dataset)
 
     def loss(self, answer: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy."""

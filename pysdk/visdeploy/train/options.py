@@ -19,6 +19,12 @@ _MODELS: dict[str, tuple[str, Size]] = {
 _ENCODERS = {"unet": "resnet34", "ssd": "mobilenet_v2", "localizer": "resnet34"}
 
 _BOXES = ("detection", "localization", "classification")
+_TASKS_OF = {
+    "unet": ("segmentation",),
+    "ssd": ("detection",),
+    "tinyssd": ("detection",),
+    "localizer": ("localization", "classification"),
+}
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "dice": ("segmentation",),
     "class_weights": ("segmentation",),
@@ -26,7 +32,7 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "box_loss": ("detection",),
     "class_loss": ("detection",),
     "label_weight": ("localization",),
-    "turns": _BOXES,
+    "upside_down": _BOXES,
 }
 
 
@@ -64,8 +70,8 @@ class TrainOptions:
         class_loss: A detector's loss of classes: "mining" or "focal".
         label_weight: Factor on the cross-entropy beside the L1 loss of the one box, in pixels.
         flip: Mirror half of the images.
-        turns: Quarter turns and vertical mirroring, of images that have no up and down; not for segmentation.
-        rotate: Largest rotation in degrees.
+        upside_down: Mirror half of the images top to bottom too, where there is no up; not in segmentation.
+        rotate: Largest rotation in degrees; None means 5 in segmentation, and 0 where boxes would no longer fit.
         scale: Range of the random zoom.
         lighting: Range of the random brightness and contrast.
         resize: How images reach network size, see `Spec.resize`: "stretch" or "letterbox".
@@ -97,8 +103,8 @@ class TrainOptions:
     class_loss: ClassLoss = "mining"
     label_weight: float = 20.0
     flip: bool = True
-    turns: bool = False
-    rotate: float = 5.0
+    upside_down: bool = False
+    rotate: float | None = None
     scale: tuple[float, float] = (0.8, 1.4)
     lighting: float = 0.2
     resize: Literal["stretch", "letterbox"] = "stretch"
@@ -115,6 +121,10 @@ class TrainOptions:
         object.__setattr__(self, "arch", self.arch or arch)
         object.__setattr__(self, "encoder", self.encoder or _ENCODERS.get(self.arch))
         object.__setattr__(self, "sizes", self.sizes or (size,))
+        if self.task not in (tasks := _TASKS_OF.get(self.arch, (self.task,))):
+            raise InputError(f"[train] arch: {self.arch} is for {' and '.join(tasks)}, got the task {self.task}")
+        if self.rotate is None:
+            object.__setattr__(self, "rotate", 5.0 if self.task == "segmentation" else 0.0)
         taught = self.task == "detection" and self.encoder is not None and self.weights is not None
         if self.freeze_to is None:
             object.__setattr__(self, "freeze_to", 4 if taught else 0)

@@ -22,7 +22,7 @@ class SegmentationTask(Task):
     class_weights: Tensor | None = None
 
     @classmethod
-    def select(cls, dataset: Dataset) -> Dataset:
+    def select(cls, dataset: Dataset, options: TrainOptions) -> Dataset:
         """Return all of it, if it has masks."""
         if not all(item.load_mask for item in (*dataset.train, *dataset.val)):
             raise InputError("[train] data: expected a mask for every image, as the task is segmentation")
@@ -46,7 +46,7 @@ class SegmentationTask(Task):
     @classmethod
     def augmentation(cls, options: TrainOptions) -> Augmentation:
         """Image and mask move together."""
-        return Augment(flip=options.flip, rotate=options.rotate, scale=options.scale, lighting=options.lighting)
+        return Augment(flip=options.flip, rotate=options.rotate or 0.0, scale=options.scale, lighting=options.lighting)
 
     def prepare(self, train: Examples) -> None:
         """Weigh the classes by how many pixels they have, if the options say so."""

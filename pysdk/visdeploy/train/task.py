@@ -46,7 +46,7 @@ class Task(lightning.LightningModule, ABC):
 
     @classmethod
     @abstractmethod
-    def select(cls, dataset: Dataset) -> Dataset:
+    def select(cls, dataset: Dataset, options: TrainOptions) -> Dataset:
         """Return what of a data set it learns from.
 
         Raises:

@@ -1,0 +1,114 @@
+// Prints what a model finds in an image, one JSON object a line:
+//
+//   predict MODEL.ts IMAGE
+//
+// The model is a file of `visdeploy export --format torchscript`, whose method `predict` does everything.
+#include <torch/script.h>
+
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <iomanip>
+#include <iostream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "image.h"
+
+namespace {
+
+// So many digits that they read back to the same float.
+std::string exact(float value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.9g", static_cast<double>(value));
+  return text;
+}
+
+void print_label(const c10::List<c10::IValue>& labels, std::int64_t index) {
+  std::cout << "{\"label\": " << std::quoted(labels.get(static_cast<std::size_t>(index)).toStringRef());
+}
+
+void print_boxes(const c10::IValue& answer, const c10::List<c10::IValue>& labels) {
+  const auto& parts = answer.toTupleRef().elements();
+  const at::Tensor boxes = parts[0].toTensor(), scores = parts[1].toTensor(), indices = parts[2].toTensor();
+  for (std::int64_t i = 0; i < boxes.size(0); ++i) {
+    print_label(labels, indices[i].item<std::int64_t>());
+    std::cout << ", \"score\": " << exact(scores[i].item<float>());
+    for (int side = 0; side < 4; ++side) {
+      std::cout << (side ? ", " : ", \"box\": [") << exact(boxes[i][side].item<float>());
+    }
+    std::cout << "]}\n";
+  }
+}
+
+void print_masks(const c10::IValue& answer, const c10::List<c10::IValue>& labels, const Image& image) {
+  const auto& parts = answer.toTupleRef().elements();
+  const at::Tensor indices = parts[0].toTensor(), bytes = parts[1].toTensor(), offsets = parts[2].toTensor();
+  const std::string_view text(static_cast<const char*>(bytes.const_data_ptr()),
+                              static_cast<std::size_t>(bytes.numel()));
+  for (std::int64_t i = 0; i < indices.size(0); ++i) {
+    const auto first = offsets[i].item<std::int64_t>(), last = offsets[i + 1].item<std::int64_t>();
+    const auto counts = text.substr(static_cast<std::size_t>(first), static_cast<std::size_t>(last - first));
+    print_label(labels, indices[i].item<std::int64_t>());
+    std::cout << ", \"size\": [" << image.height << ", " << image.width << "], \"counts\": " << std::quoted(counts)
+              << "}\n";
+  }
+}
+
+void print_probabilities(const c10::IValue& answer, const c10::List<c10::IValue>& labels) {
+  const at::Tensor probabilities = answer.toTensor();
+  for (std::int64_t i = 0; i < probabilities.numel(); ++i) {
+    print_label(labels, i);
+    std::cout << ", \"score\": " << exact(probabilities[i].item<float>()) << "}\n";
+  }
+}
+
+void run(const std::string& model_path, const std::string& image_path) {
+  if (!std::ifstream(model_path)) throw std::runtime_error(model_path + ": cannot be opened");
+  torch::jit::Module model = torch::jit::load(model_path, torch::kCPU);
+  if (!model.find_method("predict")) {
+    throw std::runtime_error(model_path +
+                             ": has no method predict; make it with `visdeploy export --format torchscript`");
+  }
+  Image image = read_image(image_path);
+  const at::Tensor pixels = torch::from_blob(image.rgb.data(), {image.height, image.width, 3}, torch::kUInt8);
+  const c10::InferenceMode no_gradients;
+  const c10::IValue answer = model.get_method("predict")({pixels});
+  const auto labels = model.attr("labels").toList();
+  const std::string task = model.attr("task").toStringRef();
+  if (task == "segmentation") {
+    print_masks(answer, labels, image);
+  } else if (task == "classification") {
+    print_probabilities(answer, labels);
+  } else {
+    print_boxes(answer, labels);
+  }
+}
+
+// The one line of an error of torch that says what is wrong, without the stack around it.
+std::string sentence(const std::exception& error) {
+  const auto* own = dynamic_cast<const c10::Error*>(&error);
+  std::string text = own ? own->what_without_backtrace() : error.what();
+  const auto raised = text.rfind("RuntimeError: ");
+  if (raised != std::string::npos) text = text.substr(raised + std::string_view("RuntimeError: ").size());
+  const auto first = text.find_first_not_of('\n');
+  return first == std::string::npos ? text : text.substr(first, text.find('\n', first) - first);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::cerr << "usage: predict MODEL.ts IMAGE\n";
+    return 2;
+  }
+  try {
+    run(argv[1], argv[2]);
+  } catch (const std::exception& error) {
+    std::cerr << "error: " << sentence(error) << "\n";
+    return 1;
+  }
+  return 0;
+}

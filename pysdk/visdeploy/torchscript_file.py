@@ -1,0 +1,229 @@
+"""A bundle in one TorchScript file that does the whole way from a photograph, for programs without Python.
+
+The file calls `torch.ops.visdeploy`, so `visdeploy.torch_ops`, or in C++ its library, is loaded before it.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from visdeploy import bundle as bundles
+from visdeploy.bundle import Bundle
+from visdeploy.engines import reason
+from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.postprocess import logit_threshold
+from visdeploy.replayed import write_replayed
+from visdeploy.spec import Manifest
+from visdeploy.verify import Report
+
+try:
+    import torch
+    from torch import Tensor, nn
+
+    import visdeploy.torch_ops
+    from visdeploy.engines.torchscript import accepting_deprecation
+except ImportError as error:
+    raise MissingDependencyError(f"[export] --format torchscript: {error}") from error
+
+
+def export_torchscript(
+    bundle: Bundle, path: str | Path, *, progress: Callable[[str], None] | None = None
+) -> Report:
+    """Write one `.ts` with everything inside; the file appears only when it answers as the bundle recorded.
+
+    `forward` takes uint8 (B, h, w, 3) RGB of the network's size. A detector's answers with (boxes, scores, labels,
+    counts) in pixels of that size, see `torch.ops.visdeploy.detect`; of the other tasks it answers as `Spec.task` says.
+
+    `predict` takes one uint8 (H, W, 3) RGB image of any size, resizes and pads it as the spec says, and answers in
+    pixels of that image: for detection and localization (boxes (K, 4) float32, scores (K,), labels (K,) int64); for
+    segmentation (labels (K,) int64, bytes, offsets), where mask i, of label i, has the compressed counts of COCO's RLE
+    in bytes[offsets[i]:offsets[i + 1]]; for classification (C,) probabilities. It answers as `load(path)(image)` does
+    with the torchscript engine, but where an image is enlarged, or shrunk without antialiasing, by bilinear samples:
+    these are OpenCV's in Python, and up to `tolerance.LETTERBOX_LEVELS` away here.
+
+    The attributes `task`, `labels` (names by index) and `size` (h, w) say what it is.
+
+    Args:
+        bundle: An opened bundle.
+        path: Target, `*.ts`.
+        progress: Called with one line per step.
+
+    Raises:
+        InputError: The bundle came from an ONNX file, or cuts images into tiles.
+        CheckFailedError: The file answers differently; nothing is written.
+    """
+    say = progress or (lambda line: None)
+    path, spec = Path(path), bundle.manifest
+    if path.suffix != ".ts":
+        raise InputError(f"[export] out: expected a file named *.ts, got {path}")
+    if bundles.TORCHSCRIPT not in bundle.files:
+        raise InputError(f"[export] {bundle.path}: holds no {bundles.TORCHSCRIPT}, as it was made from an ONNX file")
+    if spec.resize == "tile":
+        raise InputError(f"[export] {bundle.path}: looks at images through tiles, which a TorchScript file does not do")
+    say("writing TorchScript from photograph to answer")
+    described = {"visdeploy.json": spec.model_dump_json(exclude={"files"})}
+    buffer = io.BytesIO()
+    with accepting_deprecation():
+        net = torch.jit.load(io.BytesIO(bundle.read(bundles.TORCHSCRIPT)), map_location="cpu").eval()
+        whole = torch.jit.script(_TASKS[spec.task](net, spec).eval())
+        torch.jit.save(whole, buffer, _extra_files=described)
+    return write_replayed(bundle, path, lambda unproven: _write(unproven, buffer.getvalue()), say)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+class _Whole(nn.Module):
+    """What all tasks have in common: a network, and how it gets to see an image."""
+
+    task: str
+    labels: list[str]
+    size: list[int]
+
+    def __init__(self, net: nn.Module, spec: Manifest) -> None:
+        super().__init__()
+        self.net = net
+        self.task = spec.task
+        self.labels = list(spec.labels)
+        self.size = list(spec.size)
+        self.stretched = spec.resize == "stretch"
+        self.native = spec.resize == "native"
+        self.divisor = spec.divisor
+        self.interpolation: str = spec.interpolation
+        self.antialias = spec.antialias and spec.interpolation == "bilinear"
+        self.pad_value = spec.pad_value
+
+    def prepare(self, image: Tensor) -> tuple[Tensor, list[int]]:
+        """Return (1, h, w, 3) as the network sees it, and height and width of what is image in it."""
+        if image.dim() != 3:
+            raise RuntimeError(f"[predict] image: expected uint8 (H, W, 3), got {image.dim()} dimensions")
+        height, width = image.shape[0], image.shape[1]
+        valid, padded = self.size, self.size
+        if self.native:
+            steps_down, steps_across = -(-height // self.divisor), -(-width // self.divisor)
+            valid, padded = [height, width], [steps_down * self.divisor, steps_across * self.divisor]
+        elif not self.stretched and height > 0 and width > 0:
+            scale = min(self.size[0] / height, self.size[1] / width)
+            valid = [max(1, int(round(height * scale))), max(1, int(round(width * scale)))]
+        shrinks = valid[0] <= height and valid[1] <= width
+        interpolation = "area" if self.antialias and shrinks else self.interpolation
+        pixels = torch.ops.visdeploy.letterbox(image, valid, padded, interpolation, self.pad_value)
+        return pixels.unsqueeze(0), valid
+
+
+def _to_source(boxes: Tensor, valid: list[int], image: Tensor) -> Tensor:
+    """Return boxes in pixels of the image, inside of it."""
+    height, width = image.shape[0], image.shape[1]
+    across, down = width / valid[1], height / valid[0]
+    scaled = boxes * torch.tensor([across, down, across, down])
+    return scaled.clamp(min=0).minimum(torch.tensor([width, height, width, height], dtype=torch.float32))
+
+
+class _Detector(_Whole):
+    anchors: Tensor
+
+    def __init__(self, net: nn.Module, spec: Manifest) -> None:
+        super().__init__(net, spec)
+        assert spec.anchors is not None
+        self.register_buffer("anchors", torch.from_numpy(spec.anchors.boxes(spec.size)))
+        self.weights = list(spec.box_weights)
+        self.threshold, self.iou_threshold = spec.threshold, spec.iou_threshold
+        self.top_k, self.max_det, self.nms = spec.top_k, spec.max_det, str(spec.nms)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        answer = self.net(images)
+        classes = len(self.labels)
+        boxes, scores, labels, counts = torch.ops.visdeploy.detect(
+            answer[:, :, :classes],
+            answer[:, :, classes:],
+            self.anchors,
+            self.size,
+            self.weights,
+            self.threshold,
+            self.iou_threshold,
+            self.top_k,
+            self.max_det,
+            self.nms,
+        )
+        return boxes, scores, labels, counts
+
+    @torch.jit.export
+    def predict(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pixels, valid = self.prepare(image)
+        boxes, scores, labels, counts = self.forward(pixels)
+        count = int(counts[0])
+        return _to_source(boxes[0, :count], valid, image), scores[0, :count], labels[0, :count]
+
+
+class _Localizer(_Whole):
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = self.net(images)
+        return answer
+
+    @torch.jit.export
+    def predict(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pixels, valid = self.prepare(image)
+        answer = self.forward(pixels)
+        height, width = self.size[0], self.size[1]
+        boxes = answer[:, :4].sigmoid() * torch.tensor([width, height, width, height])
+        scores, labels = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+        if answer.shape[1] > 4:
+            scores, labels = answer[:, 4:].softmax(1).max(1)
+        return _to_source(boxes, valid, image), scores, labels
+
+
+class _Classifier(_Whole):
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = self.net(images)
+        return answer
+
+    @torch.jit.export
+    def predict(self, image: Tensor) -> Tensor:
+        pixels, _ = self.prepare(image)
+        return self.forward(pixels)[0].softmax(0)
+
+
+class _Segmenter(_Whole):
+    def __init__(self, net: nn.Module, spec: Manifest) -> None:
+        super().__init__(net, spec)
+        self.binary = spec.binary
+        self.limit = logit_threshold(spec.threshold, spec)
+        self.background = -1 if spec.background is None else spec.background
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = self.net(images)
+        return answer
+
+    @torch.jit.export
+    def predict(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pixels, valid = self.prepare(image)
+        fed, source = pixels.shape[1:3], image.shape[:2]
+        logits = self.forward(pixels)
+        if valid != fed and logits.shape[2:] != fed:
+            # Padding may begin inside a cell of a network that answers at a fraction of its input's size.
+            logits = nn.functional.interpolate(logits, fed, mode="bilinear", align_corners=False)
+        if valid != fed:
+            logits = logits[:, :, : valid[0], : valid[1]]
+        if self.binary:
+            text, offsets = torch.ops.visdeploy.encode_logits(logits[0], source, self.limit)
+            # The bit that says that a number goes on; a mask of one run is empty.
+            if int(((text - 48).bitwise_and(32) == 0).sum()) > 1:
+                return torch.tensor([0 if self.background == 1 else 1]), text, offsets
+            return torch.zeros(0, dtype=torch.int64), text[:0], offsets[:1]
+        _, areas, text, offsets = torch.ops.visdeploy.semantic_map(logits[0], source)
+        kept = areas > 0
+        if self.background >= 0:
+            kept[self.background] = False
+        lengths = offsets[1:] - offsets[:-1]
+        ends = lengths[kept].cumsum(0)
+        text = text[kept.repeat_interleave(lengths)]
+        return kept.nonzero().squeeze(1), text, torch.cat([torch.zeros(1, dtype=torch.int64), ends])
+
+
+_TASKS: dict[str, type[_Whole]] = {
+    "detection": _Detector,
+    "localization": _Localizer,
+    "classification": _Classifier,
+    "segmentation": _Segmenter,
+}
