@@ -69,6 +69,7 @@ def train(
     lr: Annotated[str, typer.Option(help="Peak learning rate, or 'find'.")] = "0.001",
     encoder_lr: Annotated[float, typer.Option(help="The encoder's share of it.")] = 0.3,
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 1e-2,
+    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.2,
     freeze_epochs: Annotated[int | None, typer.Option(help="Default: 1 with --weights, else 0.")] = None,
     freeze_to: Annotated[
         int | None,
@@ -124,6 +125,7 @@ def train(
         batch=batch,
         encoder_lr=encoder_lr,
         weight_decay=weight_decay,
+        warmup=warmup,
         freeze_epochs=freeze_epochs,
         freeze_to=freeze_to,
         freeze_bn=freeze_bn,
