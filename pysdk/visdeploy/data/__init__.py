@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from visdeploy.data import camvid, carvana, folder, voc
+from visdeploy.data import boxes_csv, camvid, carvana, coco, folder, voc, yolo
 from visdeploy.data.dataset import Dataset, Item, Objects, Sample, check, check_or_raise
 from visdeploy.data.largest import largest_object, largest_objects
 from visdeploy.errors import InputError
@@ -26,7 +26,15 @@ __all__ = [
 ]
 
 # The most telling layout first: the plain folder asks for the least.
-_FORMATS: dict[str, Any] = {"camvid": camvid, "carvana": carvana, "folder": folder, "voc": voc}
+_FORMATS: dict[str, Any] = {
+    "camvid": camvid,
+    "carvana": carvana,
+    "folder": folder,
+    "voc": voc,
+    "coco": coco,
+    "yolo": yolo,
+    "boxes_csv": boxes_csv,
+}
 
 
 def open(path: str | Path, *, format: str = "auto", task: str | None = None, **options: object) -> Dataset:
@@ -61,6 +69,8 @@ def open(path: str | Path, *, format: str = "auto", task: str | None = None, **o
     if task is not None and task not in reader.TASKS:
         raise InputError(f"[data.open] format: {format!r} is for {', '.join(sorted(reader.TASKS))}, not for {task}")
     dataset: Dataset = reader.read(root, **options)
+    if task in ("detection", "localization") and not all(item.load_objects for item in dataset.train):
+        raise InputError(f"[data.open] path: {root} names classes of images, but no boxes, which {task} needs")
     return largest_objects(dataset) if task in ("localization", "classification") else dataset
 
 
