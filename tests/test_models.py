@@ -221,3 +221,11 @@ class CourseUnet34(torch.nn.Module):
         for block, position in ((self.up1, 6), (self.up2, 5), (self.up3, 4), (self.up4, 2)):
             x = block(x, self.saved[position])
         return self.up5(x)[:, 0]
+
+
+def test_the_encoder_of_another_model_is_taken_from_its_checkpoint(tmp_path):
+    segmenter = models.create("unet", encoder="resnet10t", num_classes=1, decoder_channels=8)
+    torch.save(segmenter.state_dict(), tmp_path / "unet.pt")
+    detector = models.create("ssd", encoder="resnet10t", num_classes=2, channels=8, weights=tmp_path / "unet.pt")
+    learnt = segmenter.encoder.state_dict()
+    assert all(torch.equal(value, learnt[name]) for name, value in detector.encoder.state_dict().items())

@@ -1,6 +1,5 @@
 """The models that visdeploy trains, by name; a file per family."""
 
-import builtins
 import difflib
 import inspect
 from collections.abc import Callable
@@ -58,8 +57,9 @@ def create(
             model with a body of its own.
         num_classes: Of a segmenter the channels of the logits, 1 for a binary task; else the number of classes that
             objects have, without the background.
-        weights: None for random weights; a file of encoder weights in torchvision's or timm's names (or a whole
-            visdeploy checkpoint); or, online, a tag that torchvision or timm publish for this encoder ("DEFAULT").
+        weights: None for random weights; a file of encoder weights in torchvision's or timm's names; a visdeploy
+            checkpoint, of this model or of another one with this encoder; or, online, a tag that torchvision or timm
+            publish for this encoder ("DEFAULT").
         **options: What the model itself takes, such as `decoder_channels=256` of "unet"; see its class.
 
     Returns:
@@ -120,6 +120,10 @@ def _load_weights(net: nn.Module, encoder: str | None, weights: str | Path) -> N
         state = _weights._renamed(pretrained_state(encoder, str(weights)), net, layout)
         _weights.assign(net, state, layout, str(weights))
         return
-    names = builtins.list(_weights.read_state(weights))
-    whole = any(name.startswith("encoder.") for name in names)
-    load_weights(net, weights, "visdeploy" if whole else layout)
+    state = _weights.read_state(weights)
+    if not any(name.startswith("encoder.") for name in state):
+        load_weights(net, weights, layout)
+    elif state.keys() == net.state_dict().keys():
+        load_weights(net, weights)
+    else:
+        _weights.assign(net, state, layout, str(weights))
