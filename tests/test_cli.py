@@ -56,6 +56,7 @@ def one_sentence(text: str) -> bool:
         (["predict", "nowhere.vdz", "x.jpg"], 2, "cannot read the bundle"),
         (["train", "--data", "nowhere", "--out", "run"], 2, "expected a folder"),
         (["train", "--data", ".", "--out", "run", "--task", "segmentatoin"], 2, "did you mean 'segmentation'"),
+        (["train", "--data", ".", "--out", "run", "--task", "detection", "--dice", "1"], 2, "goes with segmentation"),
         (["train", "--data", ".", "--out", "run", "--size", "12y4"], 2, "--size"),
         (["train", "--data", ".", "--out", "run", "--epochs", "many"], 2, "--epochs"),
         (["train", "--data", ".", "--out", "run", "--model", "wide"], 2, "KEY=VALUE"),
