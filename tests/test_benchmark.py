@@ -223,9 +223,21 @@ def test_loading_is_measured_engine_by_engine(monkeypatch: pytest.MonkeyPatch) -
 def test_accuracy_stands_beside_speed() -> None:
     model = stub.predictor()
     model.engine = SlowEngine(time := Time(), "openvino", "fp32", 0.01)
-    row = Row("end to end", "openvino", "fp32", 0.1, 0.2, "", 0.9, True, changed=7, pixels=4096)
+    row = Row("end to end", "openvino", "fp32", 0.1, 0.2, "", 0.9, True, changed=7, total=4096)
     (entry,) = take_turns([Loaded(model)], IMAGES, batches=(2,), clients=1, duration=0.1, exact=[row], clock=time)
-    assert (entry.changed, entry.pixels, entry.dice) == (7, 4096, 0.9)
+    assert (entry.changed, entry.total, entry.dice) == (7, 4096, 0.9)
+
+
+def test_accuracy_is_that_of_validation_or_of_the_variant() -> None:
+    variant = INT8.model_copy(update={"metric": "map50", "value": 0.7})
+    loaded = []
+    for precision, metrics in (("fp32", {"map": 0.5, "map50": 0.8}), ("int8", {"map50": 0.8}), ("fp32", {"f1": 0.4})):
+        model = stub.says(stub.TWO, metrics=metrics, variants=[variant])
+        model.engine.name, model.engine.precision = "onnxruntime", precision
+        loaded.append(Loaded(model))
+    entries = take_turns(loaded, IMAGES, batches=(2,), clients=1, duration=0.01)
+    assert [(entry.metric, entry.accuracy) for entry in entries] == [("map50", 0.8), ("map50", 0.7), (None, None)]
+    assert {entry.counted for entry in entries} == {"boxes"}
 
 
 def test_image_that_fails_stops_the_benchmark() -> None:

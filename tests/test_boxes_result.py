@@ -3,7 +3,6 @@
 import csv
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,53 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from stub import TWO, boxes_spec, says
+from stub import probabilities as rows
 from visdeploy import cli, image
-from visdeploy.bundle import Bundle
 from visdeploy.errors import EngineError, InputError
 from visdeploy.postprocess import find_boxes
 from visdeploy.prediction_files import PredictionFiles
-from visdeploy.predictor import Predictor
 from visdeploy.preprocess import prepare
-from visdeploy.spec import Manifest
-
-SIZE = (60, 100)
-ANCHORS = ((10, 10, 30, 30), (50, 20, 90, 50), (12, 10, 32, 30), (70, 45, 99, 59))
-
-
-class SaysEngine:
-    """Answers every image with one array."""
-
-    name, version, precision, lanes = "says", "1", "fp32", 2
-
-    def __init__(self, answer: NDArray[np.float32] | Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> None:
-        self.answer = answer
-        self.notes: list[str] = []
-
-    def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
-        answers = [self.answer(image) if callable(self.answer) else self.answer for image in images]
-        return np.stack(answers).astype(np.float32)
-
-    def close(self) -> None: ...
-
-
-def manifest(task: str = "detection", **changes: Any) -> Manifest:
-    spec = {"task": task, "labels": ["cat", "dog"], "size": SIZE, "mean": 0.5, "std": 0.5, "activation": "softmax"}
-    if task == "detection":
-        spec["anchors"] = {"rule": "boxes", "corners": ANCHORS}
-    return Manifest.parse(spec | changes)
-
-
-def says(answer: Any, task: str = "detection", **changes: Any) -> Predictor:
-    return Predictor(Bundle(Path("says.vdz"), manifest(task, **changes), {}), SaysEngine(answer))
-
-
-def rows(*probabilities: tuple[float, float, float], offsets: Any = 0) -> NDArray[np.float32]:
-    """(4, 3 + 4) whose softmax is what is given for the first anchors, and background for the others."""
-    given = np.array([*probabilities, *[(1 - 2e-6, 1e-6, 1e-6)] * (4 - len(probabilities))])
-    return np.concatenate([np.log(given), np.zeros((4, 4)) + offsets], 1).astype(np.float32)
-
-
-TWO = rows((0.05, 0.9, 0.05), (0.1, 0.1, 0.8), (0.3, 0.65, 0.05))
 
 
 def photo(height: int, width: int) -> NDArray[np.uint8]:
@@ -109,7 +68,7 @@ def test_what_is_asked_for(asked: dict[str, Any], names: list[str]) -> None:
 
 
 def test_one_image_alone_is_answered_as_in_a_predictor() -> None:
-    spec, pixels = manifest(), photo(90, 70)
+    spec, pixels = boxes_spec(), photo(90, 70)
     assert spec.anchors is not None
     alone = find_boxes(TWO, prepare(pixels, spec), spec, spec.anchors.boxes(spec.size), conf=0.3, classes=["cat"])
     there = says(TWO)(pixels, conf=0.3, classes=["cat"]).boxes

@@ -16,7 +16,10 @@ import torch
 import visdeploy
 from visdeploy import torch_ops
 from visdeploy.bundle import Bundle
+from visdeploy.engines.exported import open_file
 from visdeploy.engines.torchscript import accepting_deprecation
+from visdeploy.image import decode
+from visdeploy.onnx_detector import export_onnx
 from visdeploy.torchscript_file import export_torchscript
 
 ROOT = Path(__file__).parent.parent
@@ -46,8 +49,12 @@ def photo(photos, tmp_path):
     """An image that is shrunk on its way to the network, and its file."""
     image = np.tile(photos[0], (2, 2, 1))
     path = tmp_path / "photo.ppm"
-    path.write_bytes(b"P6\n# made here\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes())
+    write_ppm(path, image)
     return image, path
+
+
+def write_ppm(path, image):
+    path.write_bytes(b"P6\n# made here\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes())
 
 
 def run(program, *arguments):
@@ -90,6 +97,37 @@ def test_it_prints_the_masks_that_python_finds(program, scripts, classes_bundle,
     assert [entry["label"] for entry in found] == [model.spec.labels[label] for label in labels]
 
 
+@pytest.mark.realdata
+def test_every_form_finds_the_same_boxes_in_real_images(program, scripts, detector_bundle, data_dir, tmp_path):
+    bundle = Bundle.open(detector_bundle)
+    export_onnx(bundle, tmp_path / "pets.onnx")
+    paths = sorted((data_dir / "det_bccd").rglob("*.jpg"))[:50]
+    assert len(paths) == 50
+    images = [decode(path) for path in paths]
+    for index, image in enumerate(images):
+        write_ppm(tmp_path / f"{index}.ppm", image)
+    done = run(program, scripts / "pets.ts", *(tmp_path / f"{index}.ppm" for index in range(50)))
+    assert done.returncode == 0, done.stderr
+    printed = [json.loads(line) for line in done.stdout.splitlines()]
+    with accepting_deprecation():
+        script = torch.jit.load(scripts / "pets.ts")
+    found = 0
+    with visdeploy.load(detector_bundle, engine="torchscript") as model:
+        for index, in_onnx in enumerate(open_file(tmp_path / "pets.onnx", bundle).stream(images)):
+            expected = model(images[index]).boxes
+            lines = [entry for entry in printed if entry["image"] == str(tmp_path / f"{index}.ppm")]
+            boxes, scores, labels = script.predict(torch.from_numpy(images[index]))
+            np.testing.assert_array_equal(boxes.numpy(), expected.xyxy)
+            np.testing.assert_array_equal(scores.numpy(), expected.scores)
+            np.testing.assert_array_equal(labels.numpy(), expected.labels)
+            np.testing.assert_array_equal(np.array([entry["box"] for entry in lines], np.float32), expected.xyxy)
+            np.testing.assert_array_equal(np.array([entry["score"] for entry in lines], np.float32), expected.scores)
+            assert [entry["label"] for entry in lines] == list(expected.names) == list(in_onnx.boxes.names)
+            np.testing.assert_allclose(in_onnx.boxes.xyxy, expected.xyxy, atol=1e-2)
+            found += len(lines)
+    assert found > 1000
+
+
 def test_mistakes_are_one_sentence(program, scripts, photo, detector_bundle, tmp_path):
     _, path = photo
     files = {
@@ -118,6 +156,9 @@ def test_mistakes_are_one_sentence(program, scripts, photo, detector_bundle, tmp
         assert done.stderr.startswith("error: ")
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
+    both = run(program, model, tmp_path / "cut.ppm", path)
+    assert (both.returncode, both.stderr.count("error: ")) == (1, 1)
+    assert both.stdout == run(program, model, path).stdout != ""
     assert run(program).returncode == 2
 
 

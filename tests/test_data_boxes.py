@@ -4,11 +4,12 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from visdeploy import data
+from visdeploy.cli.options import open_data
 from visdeploy.data import box_formats
 from visdeploy.data.dataset import Objects
 from visdeploy.data.marked import keep_valid, read_size
@@ -47,6 +48,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(-1000, 1000)] * 4), max_size=5))
 def test_every_convention_goes_round(way, boxes):
     there, back = WAYS[way]
@@ -91,9 +93,11 @@ def test_what_is_dropped(box, reason):
     assert reason in said
 
 
-@given(st.lists(st.tuples(*[st.floats(-200, 200, width=32)] * 4), max_size=8))
-def test_what_is_kept_lies_inside_and_has_area(boxes):
-    corners, reasons = keep_valid(boxes, SIZE)
+@pytest.mark.parametrize("convention", [np.array, box_formats.from_xywh, WAYS["yolo"][0]])
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(*[st.floats(-200, 200) | st.floats()] * 4), max_size=8))
+def test_what_is_kept_lies_inside_and_has_area(convention, boxes):
+    corners, reasons = keep_valid(convention(boxes), SIZE)
     x1, y1, x2, y2 = corners[reasons == ""].T
     assert corners.dtype == np.float32
     assert ((x1 >= 0) & (x1 < x2) & (x2 <= 60) & (y1 >= 0) & (y1 < y2) & (y2 <= 40)).all()
@@ -195,6 +199,14 @@ def test_largest_objects_make_a_task_with_one_answer(tmp_path):
     assert sample.objects.xyxy.tolist() == [[50, 30, 60, 39]]
     assert data.largest_objects(dataset) is dataset
     assert everything(data.open(tmp_path, task="classification"))["a"].label == 1
+
+
+def test_the_command_line_says_what_was_left_out(tmp_path, capsys):
+    boxes = [("red", (5, 5, 5, 9), 0)] * 13
+    save_voc(tmp_path, {"a": [*boxes, ("red", (5, 5, 9, 9), 0)]})
+    assert len(open_data(tmp_path, "auto", task="detection").val) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["a: red at (5, 5, 5, 9) is dropped: it has no area"] * 10 + ["and 3 more such lines"]
 
 
 BOMB = """<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bbbbbbbbbb"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;&b;&b;">

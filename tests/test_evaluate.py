@@ -5,6 +5,7 @@ import pytest
 
 import painted
 import stub
+from visdeploy import answers
 from visdeploy.benchmark import STAGES, measure
 from visdeploy.data import Item
 from visdeploy.errors import InputError
@@ -46,6 +47,11 @@ def test_detections_are_counted_over_the_set() -> None:
     figures = evaluate(painted.detector(threshold=0.9), items)
     assert figures == pytest.approx({"map50": 7 / 12, "map50_07": (7 + 6) / 22, "ap50_a": 2 / 3, "ap50_b": 0.5})
     assert list(figures)[:2] == ["map50", "map50_07"]
+
+
+def test_a_detector_that_finds_nothing_has_answered() -> None:
+    nothing = painted.detector()(painted.paint())
+    assert len(answers.of_result(nothing)["boxes"]) == 0
 
 
 def test_localization_is_measured_in_pixels_of_the_network() -> None:

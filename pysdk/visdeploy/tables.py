@@ -89,15 +89,18 @@ def of_figures(figures: Figures) -> list[Group]:
     calls = _table("engine", *(f"{mark} ms\n{of}" for of in ("single", "clients") for mark in _MARKS))
     stages = _table("engine", *(f"{stage} ms" for stage in STAGES[:-1]))
     cost = _table("engine", "version", "load s", "first\nresult s", "memory\nMB", "peak\nMB", left=("version",))
-    answers = _table("engine", "changed px", "Dice", "drop")
+    answers = _table("engine", f"changed {reference.counted}", "Dice", "accuracy", "drop")
     for entry in figures.entries:
         calls.add_row(entry.name, *_quantiles(entry.latency, 1), *_quantiles(entry.client_latency, 1))
         stages.add_row(entry.name, *(f"{entry.stages[stage]:.2f}" for stage in STAGES[:-1]))
         memory = ("" if size is None else f"{size:.0f}" for size in (entry.memory_mb, entry.peak_mb))
         cost.add_row(entry.name, entry.version, f"{entry.load_s:.2f}", f"{entry.first_result_s:.2f}", *memory)
-        changed = "" if entry.changed is None else f"{entry.changed:,} of {entry.pixels:,}"
+        changed = "" if entry.changed is None else f"{entry.changed:,} of {entry.total:,}"
         dice = "" if entry.dice is None else f"{entry.dice:.5f}"
-        answers.add_row(entry.name, changed, dice, "" if entry.drop is None else f"{entry.drop:.4f} {entry.metric}")
+        accuracy, drop = (
+            "" if value is None else f"{value:.4f} {entry.metric}" for value in (entry.accuracy, entry.drop)
+        )
+        answers.add_row(entry.name, changed, dice, accuracy, drop)
     below = [f"{entry.name}: {note}" for entry in figures.entries for note in entry.notes]
     below += [f"not run here: {entry.what}: {entry.why}" for entry in figures.not_run]
     return [
@@ -105,7 +108,7 @@ def of_figures(figures: Figures) -> list[Group]:
         _titled(f"time of a call: of single calls, and of calls of {uses[-1]} at once", calls),
         _titled("stages of a single call, median", stages),
         _titled("load and memory", cost),
-        _titled("answers on the golden images; drop: below fp32, measured at export", answers, below),
+        _titled("answers on the golden images; accuracy, and drop below fp32: measured at export", answers, below),
     ]
 
 

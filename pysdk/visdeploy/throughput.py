@@ -20,6 +20,7 @@ from visdeploy.engines import NAMES, load_adapter
 from visdeploy.errors import InputError, MissingDependencyError
 from visdeploy.image import ImageSource
 from visdeploy.machine import cpu_model, resident_memory
+from visdeploy.metrics import headline
 from visdeploy.predictor import Predictor
 from visdeploy.report import NotRun, Row
 from visdeploy.types import Timings
@@ -27,6 +28,7 @@ from visdeploy.verify import open_engines, verify
 
 SINGLE = "single calls"
 _ROUNDS = 5
+_COUNTED = {"segmentation": "px", "detection": "boxes", "localization": "boxes", "classification": "images"}
 _MAX_CLIENTS = 1024
 _MAX_BATCH = 1024
 Clock = Callable[[], float]
@@ -66,11 +68,13 @@ class Entry:
         stages: Median milliseconds of each stage of a single call.
         rates: Images a second of each way to use it, one per round: single calls, streams of each batch size,
             concurrent clients.
-        changed: Pixels of the golden images whose class changed.
-        pixels: Pixels of the golden images.
-        dice: The lowest Dice of a golden image.
-        metric: What the precision was accepted for at export; None for fp32, or where nothing was measured.
-        drop: How much lower that figure is than that of fp32.
+        changed: Pixels, boxes or images among the golden answers that changed, see `report.Row`.
+        total: Of so many.
+        counted: What these count: "px", "boxes" or "images".
+        dice: The lowest Dice of a golden image; None where there are no masks.
+        metric: Name of the figure that the precision was accepted for at export, or validation gave fp32.
+        accuracy: That figure; None where nothing was measured.
+        drop: How much lower it is than that of fp32; None for fp32 itself.
         notes: What the engine says about its choices.
     """
 
@@ -87,9 +91,11 @@ class Entry:
     stages: dict[str, float]
     rates: dict[str, tuple[float, ...]]
     changed: int | None = None
-    pixels: int | None = None
+    total: int | None = None
+    counted: str = "px"
     dice: float | None = None
     metric: str | None = None
+    accuracy: float | None = None
     drop: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -343,6 +349,10 @@ def _clients(
 def _summarise(loaded: Loaded, taken: _Samples, exact: Row | None) -> Entry:
     engine, spec = loaded.predictor.engine, loaded.predictor.spec
     form = spec.variant(engine.name, engine.precision)
+    measured = None
+    if engine.precision == "fp32":
+        with suppress(StopIteration):  # a bundle may have figures of its maker's, or none
+            measured = headline(spec.metrics)
     stages = np.array([[getattr(timings, f"{stage}_ms") for stage in STAGES] for timings in taken.timings])
     return Entry(
         engine=engine.name,
@@ -358,9 +368,11 @@ def _summarise(loaded: Loaded, taken: _Samples, exact: Row | None) -> Entry:
         stages=dict(zip(STAGES, (float(value) for value in np.median(stages, axis=0)), strict=True)),
         rates={use: tuple(rates) for use, rates in taken.rates.items()},
         changed=exact.changed if exact else None,
-        pixels=exact.total if exact else None,
+        total=exact.total if exact else None,
+        counted=_COUNTED[spec.task],
         dice=exact.dice if exact else None,
-        metric=form.metric if form else None,
+        metric=form.metric if form else measured,
+        accuracy=form.value if form else spec.metrics.get(measured or ""),
         drop=form.drop if form else None,
         notes=tuple(engine.notes),
     )

@@ -141,7 +141,8 @@ def train(
         **options,
     )
     dataset = open_data(data, format, masks, task)
-    note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {len(dataset.labels)} classes")
+    classes = len(dataset.labels) - (task == "detection")  # whose background is none
+    note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {classes} classes")
     result = fit(dataset, chosen, resume=resume)
     if as_json:
         document = {"checkpoint": str(result.checkpoint), "metrics": result.metrics, "seconds": result.seconds}

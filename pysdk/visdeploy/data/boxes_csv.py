@@ -101,7 +101,8 @@ def _rows(root: Path, name: str | None) -> list[_Row]:
     if len(paths) != 1 or not by_columns or not all(by_columns):
         found = ", ".join(path.name for path in paths) or "none"
         raise InputError(
-            f"[data] {root}: expected one CSV with the columns fn,bbox and/or cat, found {found}; use table="
+            f"[data] {root}: expected one CSV with the columns fn,bbox and/or cat, found {found}; "
+            "name it with table=, or as the path"
         )
     return _read_table(paths[0])
 
@@ -117,6 +118,16 @@ def _columns(path: Path) -> set[str]:
 
 
 def _read_table(path: Path) -> list[_Row]:
+    try:
+        rows = _parse(path)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"[data] {path}: not a CSV in UTF-8: {error}") from error
+    if not rows:
+        raise InputError(f"[data] {path}: expected a row per image, found none")
+    return rows
+
+
+def _parse(path: Path) -> list[_Row]:
     rows = []
     with path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
@@ -133,8 +144,6 @@ def _read_table(path: Path) -> list[_Row]:
                 raise InputError(f"{where}: expected top, left, bottom and right in bbox, got {text!r}")
             boxes = [numbers[at : at + 4] for at in range(0, len(numbers), 4)]
             rows.append(_Row(name, kind, boxes if "bbox" in row else None))
-    if not rows:
-        raise InputError(f"[data] {path}: expected a row per image, found none")
     return rows
 
 

@@ -75,7 +75,9 @@ def _choose(root: Path) -> list[Path]:
         if [len(paths) for paths in by_part] == [1, 1]:
             return [paths[0] for paths in by_part]
         names = ", ".join(str(path.relative_to(root)) for path in found)
-        raise InputError(f"[data] {root}: expected one COCO JSON of boxes, found {names}; name it with json=")
+        raise InputError(
+            f"[data] {root}: expected one COCO JSON of boxes, found {names}; name it with json=, or as the path"
+        )
     if not found:
         raise InputError(f"[data] {root}: expected a COCO JSON with images, annotations of boxes and categories")
     return found
@@ -160,7 +162,7 @@ def _mark(image: Record, records: list[Record], labels: Mapping[int, int], folde
     if path is None:
         raise InputError(f"{name} is in none of {', '.join(f'{folder}' for folder in folders)}")
     height, width = image.get("height"), image.get("width")
-    stated = (height, width) if _is_whole(height) and _is_whole(width) and min(height, width) > 0 else None
+    stated = (height, width) if _is_side(height) and _is_side(width) else None
     return Marked(
         name=path.stem,
         path=path,
@@ -173,6 +175,10 @@ def _mark(image: Record, records: list[Record], labels: Mapping[int, int], folde
 
 def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_side(value: object) -> TypeGuard[int]:
+    return _is_whole(value) and 0 < value < 1 << 31
 
 
 def _is_number(value: object) -> bool:

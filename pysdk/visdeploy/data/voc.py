@@ -135,7 +135,7 @@ def _parse(path: Path, images: Path, tree: ElementTree.Element, inclusive: bool 
         inclusive = source.startswith("The VOC")
     xyxy = box_formats.from_pascal(corners) if inclusive else np.array(corners, np.float64).reshape(-1, 4)
     stated = [(tree.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
-    sides = [int(text) if text.isdecimal() else 0 for text in stated]
+    sides = [int(text) if text.isdecimal() and len(text) < 10 else 0 for text in stated]
     size = (sides[0], sides[1]) if all(sides) else read_size(image)
     return _Annotation(path, image, size, xyxy, classes, difficult)
 

@@ -46,7 +46,10 @@ def read(
     """
     if yaml is None and len(found := _yaml_files(root)) > 1:
         listed = ", ".join(path.name for path in found)
-        raise InputError(f"[data] {root}: expected one YAML of classes and folders, found {listed}; name it with yaml=")
+        raise InputError(
+            f"[data] {root}: expected one YAML of classes and folders, found {listed}; "
+            "name it with yaml=, or as the path"
+        )
     path = root / yaml if yaml is not None else next(iter(_yaml_files(root)), None)
     described = {} if path is None else _load_yaml(path)
     names = _class_names(root, described.get("names") if labels is None else list(labels))
