@@ -301,6 +301,10 @@ def replace(entry: goldens.Golden, **arrays: Any) -> None:
         (lambda entry: object.__setattr__(entry, "logits", entry.logits[None]), "expected logits of shape"),
         (lambda entry: object.__setattr__(entry, "logits", entry.logits[:, :5]), "the network scores 1 classes"),
         (lambda entry: entry.answer.clear(), "golden.npz is not readable"),
+        (
+            lambda entry: object.__setattr__(entry, "pixels", entry.pixels[:, :64]),
+            r"pixels of \(64, 96\), got \(64, 64",
+        ),
     ],
 )
 def test_golden_boxes_of_another_form_are_refused(

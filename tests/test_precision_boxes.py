@@ -103,5 +103,5 @@ def test_data_without_an_object_decide_nothing(tmp_path: Path, labelled: data.Da
     with pytest.raises(InputError, match="no held-out image has an object marked, so a model that finds nothing"):
         add_variants(bundle, PrecisionOptions("int8", unmarked))
     other = data.Dataset(("background", "cat"), labelled.palette, labelled.train, labelled.val, 0)
-    with pytest.raises(InputError, match="data: its labels lack .red. and have .cat. besides"):
+    with pytest.raises(InputError, match="data: its labels lack 'red' and have 'cat' besides"):
         add_variants(bundle, PrecisionOptions("int8", other))

@@ -160,7 +160,7 @@ class _Matching:
         mine, other = self._sides[side], self._sides[1 - side]
         last = float(other["scores"].min()) if len(other["scores"]) >= self._spec.max_det else 0.0
         counted = lonely & (mine["scores"] > max(self._spec.threshold, last) + self._score)
-        for row in np.flatnonzero(counted):
+        for row in np.flatnonzero(counted).tolist():
             counted[row] = not self._where_nms_decides(mine, row) and not self._last_candidate(mine, row)
         flags: Flags = counted
         return flags

@@ -101,6 +101,8 @@ def _contradiction(golden: Golden, spec: Manifest) -> str:
     expected, given = answers.FIELDS[spec.task], tuple(golden.answer)
     if given != expected:
         return f"expected {', '.join(expected)} for {spec.task}, got {', '.join(given)}"
+    if spec.resize in ("stretch", "letterbox") and golden.pixels.shape[:2] != spec.size:
+        return f"expected pixels of {spec.size}, got {golden.pixels.shape[:2]}"
     if problem := answers.contradiction((1, *golden.logits.shape), spec):
         return problem
     classes = len(spec.labels)
