@@ -187,7 +187,7 @@ def test_nms_in_a_graph_decides_as_ops_detect(engine):
             iou_threshold=spec.iou_threshold, top_k=spec.top_k, max_det=spec.max_det,
         )  # fmt: skip
         graph = with_nms(raw_model(n, classes), spec).SerializeToString()
-        names, _, run = getattr(detector_file, f"_{engine}")(graph, "raw")
+        names, _, run = getattr(detector_file, f"_{engine}")(graph, "raw", "a graph")
         assert names == ("boxes", "scores", "labels", "counts")
         boxes, scores, labels, counts = run(raw)
         assert counts.tolist() == [len(one.scores) for one in expected]
@@ -254,6 +254,14 @@ def test_damaged_files_are_one_sentence(detector_bundle, detector_script, tmp_pa
         (tmp_path / name).write_bytes(detector_script.read_bytes()[:5000])
         with pytest.raises(EngineError, match="refused"):
             open_file(tmp_path / name, bundle)
+
+
+def test_weights_outside_of_a_graph_are_refused(detector_bundle, tmp_path):
+    bundle = Bundle.open(detector_bundle)
+    model = onnx.load_from_string(bundle.read("model.onnx"))
+    onnx.save(model, tmp_path / "detector.onnx", save_as_external_data=True, size_threshold=0)
+    with pytest.raises(EngineError, match=r"keeps weights in other files; save it as one"):
+        open_file(tmp_path / "detector.onnx", bundle)
 
 
 def test_what_cannot_become_such_a_file_is_said(detector_bundle, binary_bundle, photos, tmp_path):

@@ -21,6 +21,8 @@ from visdeploy.types import Result
 OUTPUTS = ("boxes", "scores", "labels", "counts")
 """What such a graph answers: see `torch.ops.visdeploy.detect`."""
 
+_LONGEST_SOURCE = 1 << 24
+
 Run = Callable[[NDArray[np.uint8]], Sequence[NDArray[Any]]]
 
 
@@ -90,26 +92,26 @@ def open_onnx(path: Path, graph: bytes, bundle: Bundle) -> DetectorFile | None:
             f"{path} needs onnxruntime or openvino to run: pip install 'visdeploy[onnxruntime]'"
         )
     try:
-        outputs, version, run = (_onnxruntime if name == "onnxruntime" else _openvino)(
-            graph, bundle.manifest.input_name
-        )
+        run_in = _onnxruntime if name == "onnxruntime" else _openvino
+        outputs, version, run = run_in(graph, bundle.manifest.input_name, str(path))
+    except EngineError:
+        raise
     except Exception as error:  # engines share no base class but Exception
         raise EngineError(f"{name}: refused {path} ({reason(error)})") from error
     return DetectorFile(name, version, run, bundle) if outputs == OUTPUTS else None
 
 
-def _onnxruntime(graph: bytes, images: str) -> tuple[tuple[str, ...], str, Run]:
+def _onnxruntime(graph: bytes, images: str, path: str) -> tuple[tuple[str, ...], str, Run]:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cpu_quota()
-    options.log_severity_level = 4  # its errors are raised here, not printed as well
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    from visdeploy.engines import onnxruntime as adapter
+
+    session = adapter.open_session(graph, cpu_quota(), path)
     names = tuple(output.name for output in session.get_outputs())
     return names, onnxruntime.__version__, lambda batch: session.run(None, {images: batch})
 
 
-def _openvino(graph: bytes, images: str) -> tuple[tuple[str, ...], str, Run]:
+def _openvino(graph: bytes, images: str, path: str) -> tuple[tuple[str, ...], str, Run]:
     import openvino
 
     core = openvino.Core()
@@ -123,8 +125,8 @@ def of_script(module: Any, version: str, bundle: Bundle) -> DetectorFile | None:
     """Wrap a loaded TorchScript file; None where it answers something else than boxes."""
     import torch
 
-    returns = module.forward.schema.returns
-    if len(returns) != 1 or str(returns[0].type) != "Tuple[Tensor, Tensor, Tensor, Tensor]":
+    answer = module.forward.schema.returns[0].type
+    if answer.kind() != "TupleType" or len(answer.elements()) != len(OUTPUTS):
         return None
 
     def run(batch: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
@@ -138,7 +140,9 @@ def calls_our_ops(script: bytes) -> bool:
     """Return whether the code of a TorchScript file calls `torch.ops.visdeploy`; False for what is no such file."""
     try:
         with zipfile.ZipFile(BytesIO(script)) as archive:
-            sources = [entry for entry in archive.namelist() if entry.endswith(".py")]
-            return any(b"ops.visdeploy." in archive.read(entry) for entry in sources)
+            sources = [entry for entry in archive.infolist() if entry.filename.endswith(".py")]
+            return any(
+                b"ops.visdeploy." in archive.read(entry) for entry in sources if entry.file_size <= _LONGEST_SOURCE
+            )
     except (zipfile.BadZipFile, OSError, RuntimeError):
         return False

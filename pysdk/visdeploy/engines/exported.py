@@ -15,6 +15,7 @@ from visdeploy.engines import Engine, cpu_quota, detector_file, load_adapter, op
 from visdeploy.engines.detector_file import DetectorFile
 from visdeploy.engines.torchscript import TorchEngine
 from visdeploy.errors import EngineError, InputError, MissingDependencyError
+from visdeploy.onnx_files import has_external_data
 from visdeploy.spec import MAX_BYTES
 
 SUFFIXES = (".pt2", ".xml", ".engine", ".onnx", ".ts")
@@ -49,6 +50,8 @@ def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine | DetectorFile
         return opened
     detects = bundle.manifest.task == "detection"
     if path.suffix == ".onnx":
+        if has_external_data(data):
+            raise EngineError(f"[verify] file: {path} keeps weights in other files; save it as one")
         found = detector_file.open_onnx(path, data, bundle) if detects else None
         return found or _in_place(bundle, path, bundles.ONNX, data, "auto")
     if detector_file.calls_our_ops(data):

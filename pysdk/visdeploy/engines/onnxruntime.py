@@ -39,7 +39,7 @@ class OnnxRuntimeEngine:
         self.lanes = threads
         self._input = bundle.manifest.input_name
         graph, path = bundle.read(file), bundle.path
-        self._sessions: Lazy[int, Any] = Lazy(lambda threads: _session(graph, threads, str(path)))
+        self._sessions: Lazy[int, Any] = Lazy(lambda threads: open_session(graph, threads, str(path)))
         self._sessions[threads]
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
@@ -62,7 +62,8 @@ def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> Onnx
     return OnnxRuntimeEngine(bundle, precision, file, threads)
 
 
-def _session(graph: bytes, threads: int, path: str) -> Any:
+def open_session(graph: bytes, threads: int, path: str) -> Any:
+    """Load a graph, of which `path` is the name in what is raised."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
