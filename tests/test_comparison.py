@@ -42,10 +42,14 @@ def never() -> Answer:
     raise AssertionError("nobody needs the candidates")
 
 
+def never_found() -> Answer:
+    return found([], [], [])
+
+
 def against(
     answered: Answer | None, *, reference: Answer | None = None, precision: str = "fp32", **more: Any
 ) -> Compared:
-    expected = Expected("a.jpg", SIZE, reference or found(**BOXES), more.pop("candidates", never))
+    expected = Expected("a.jpg", SIZE, reference or found(**BOXES), more.pop("candidates", never_found))
     return compare(answered, expected, SPEC.model_copy(update=more), precision)
 
 
@@ -97,7 +101,7 @@ def test_rounding_is_not_counted(seed: int) -> None:
     answer["scores"] = answer["scores"] + rng.uniform(-9e-4, 9e-4, 5).astype(np.float32)
     order = rng.permutation(5)
     shuffled = {field: array[order] for field, array in answer.items()}
-    assert against(shuffled) == Compared("a.jpg", 0, 10, 0.0)
+    assert against(shuffled, candidates=never) == Compared("a.jpg", 0, 10, 0.0)
 
 
 def test_a_box_at_the_threshold_may_be_missing_on_either_side() -> None:
@@ -111,6 +115,14 @@ def test_the_last_box_of_as_many_as_are_returned_may_be_another() -> None:
     other = found([*BOXES["boxes"][:4], [0, 0, 50, 50]], [*BOXES["scores"][:4], 0.5005], [*BOXES["labels"][:4], 1])
     assert against(other, max_det=5).changed == 0
     assert against(other, max_det=6).changed == 2
+
+
+def test_the_last_candidate_that_nms_looks_at_may_be_another() -> None:
+    more = found([*BOXES["boxes"], [0, 0, 50, 50]], [*BOXES["scores"], 0.45], [*BOXES["labels"], 1])
+    every = found([*BOXES["boxes"], [0, 0, 50, 50]], [*BOXES["scores"], 0.4504], [*BOXES["labels"], 1])
+    for top_k, counted in ((3, 1), (4, 0), (5, 1)):  # of four candidates of the first class
+        assert against(more, candidates=lambda: every, top_k=top_k).changed == counted
+        assert against(found(**BOXES), reference=more, candidates=lambda: every, top_k=top_k).changed == counted
 
 
 def test_a_box_where_nms_decides_may_be_missing() -> None:
@@ -136,10 +148,6 @@ def test_of_two_equal_candidates_nms_may_choose_the_other_if_the_reference_had_i
 def test_lower_precision_may_move_boxes_further(precision: str, shift: int, same: bool) -> None:
     moved = changed(lambda answer: answer["boxes"][2].__iadd__(shift))
     assert (against(moved, precision=precision, candidates=never_found).changed == 0) == same
-
-
-def never_found() -> Answer:
-    return found([], [], [])
 
 
 def test_nothing_found_on_both_sides_is_the_same() -> None:

@@ -18,7 +18,7 @@ pytest.importorskip("openvino")
 import torch
 from torch import nn
 
-from nets import DictNet
+from nets import BoxNet, DictNet
 from visdeploy import export, models
 from visdeploy.bundle import GOLDEN, ONNX, TORCHSCRIPT, Bundle
 from visdeploy.errors import CheckFailedError, EngineError, InputError, MissingDependencyError, UnsupportedError
@@ -233,6 +233,14 @@ def test_anyone_elses_network_becomes_pt2_with_its_module(foreign: tuple[Bundle,
     with pytest.raises(InputError, match="do not fit the architecture"):
         export_pt2(replace(bundle, manifest=named), tmp_path / "b.pt2")
     assert not (tmp_path / "b.pt2").exists()
+
+
+def test_detector_becomes_files_that_find_the_same_boxes(detector_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(detector_bundle)
+    for report in (export_pt2(bundle, tmp_path / "a.pt2", net=BoxNet(2)), export_openvino(bundle, tmp_path / "a.xml")):
+        (boxes,) = [row for row in report.rows if row.stage == "end to end"]
+        assert boxes.total
+        assert boxes.total > 100
 
 
 def test_variant_becomes_ir_in_its_precision(bundle: Bundle, made: dict[str, Path], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from visdeploy import data, image
-from visdeploy.data.scenes import LABELS, draw_scene, scenes, write_scenes
+from visdeploy.data.scenes import KINDS, LABELS, draw_scene, scenes, write_scenes
 
 SMALL = (96, 128)
 
@@ -15,7 +15,7 @@ SMALL = (96, 128)
 def test_a_scene_is_the_same_in_another_process():
     code = (
         "import hashlib; from visdeploy.data.scenes import draw_scene; s = draw_scene(3, size=(96, 128), seed=7);"
-        "print(hashlib.sha256(s.image.tobytes() + s.mask.tobytes() + s.boxes.tobytes()).hexdigest())"
+        "print(hashlib.sha256(s.image.tobytes() + s.mask.tobytes() + s.objects.xyxy.tobytes()).hexdigest())"
     )
     prints = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
     assert len(prints) == 1
@@ -33,7 +33,6 @@ def test_mask_and_boxes_describe_the_same_vehicles(index):
     assert sample.image.shape == (*SMALL, 3)
     assert sample.image.dtype == sample.mask.dtype == np.uint8
     assert set(np.unique(sample.mask)) <= {0, 1}
-    assert sample.objects.xyxy is not None
     assert sample.objects.xyxy.dtype == np.float32
     covered = np.zeros(SMALL, bool)
     for x1, y1, x2, y2 in sample.objects.xyxy.astype(int):
@@ -46,7 +45,7 @@ def test_mask_and_boxes_describe_the_same_vehicles(index):
 
 
 def test_most_scenes_hold_vehicles_that_overlap_or_stand_apart():
-    counts = [len(draw_scene(index, size=SMALL).boxes) for index in range(20)]
+    counts = [len(draw_scene(index, size=SMALL).objects.xyxy) for index in range(20)]
     assert sum(count > 0 for count in counts) >= 18
     assert len(set(counts)) >= 4
 
@@ -74,9 +73,35 @@ def test_the_written_folder_opens_as_any_other(tmp_path):
     assert image.decode(tmp_path / "images" / "scene00000.jpg").shape == (*SMALL, 3)
 
 
-def test_scenes_are_drawn_when_loaded():
-    dataset = scenes(10, size=SMALL)
+def test_the_written_boxes_are_those_drawn(tmp_path):
+    write_scenes(tmp_path, 6, size=SMALL, seed=2)
+    dataset = data.open(tmp_path, task="detection")
+    assert dataset.labels == KINDS
+    data.check_or_raise(dataset)
+    assert len(dataset.val) == 2
+    for item in (*dataset.train, *dataset.val):
+        drawn = draw_scene(int(item.name.removeprefix("scene")), size=SMALL, seed=2).objects
+        found = item.load().objects
+        assert np.array_equal(found.xyxy, drawn.xyxy)
+        assert np.array_equal(found.labels, drawn.labels)
+
+
+def test_every_kind_of_vehicle_is_drawn_and_long_ones_are_larger():
+    sizes = {kind: [] for kind in range(1, len(KINDS))}
+    for index in range(16):
+        objects = draw_scene(index, size=SMALL).objects
+        for (x1, y1, x2, y2), kind in zip(objects.xyxy, objects.labels, strict=True):
+            sizes[kind].append((x2 - x1) * (y2 - y1))
+    assert all(sizes.values())
+    assert np.median(sizes[KINDS.index("bus")]) > 1.5 * np.median(sizes[KINDS.index("car")])
+
+
+@pytest.mark.parametrize("task", ["segmentation", "detection", "localization", "classification"])
+def test_scenes_are_drawn_when_loaded(task):
+    dataset = scenes(10, size=SMALL, task=task)
     sample = dataset.val[1].load()
     assert sample.name == "scene00005"
-    assert sample.objects is not None
-    assert len(sample.objects.xyxy) == len(sample.objects.labels)
+    assert (sample.mask is not None) == (task == "segmentation")
+    assert (sample.objects is not None) == (task != "segmentation")
+    assert (sample.label is not None) == (task in ("localization", "classification"))
+    assert dataset.labels == {"segmentation": LABELS, "detection": KINDS}.get(task, KINDS[1:])

@@ -64,7 +64,10 @@ def test_255_classes_fit_and_256_do_not() -> None:
     [
         ({"treshold": 0.5}, "treshold: no such field; did you mean 'threshold'?"),
         ({"xyz": 1}, "xyz: no such field"),
-        ({"task": "segment"}, "task: input should be 'segmentation', 'detection', 'localization' or 'classif"),
+        (
+            {"task": "segment"},
+            "task: input should be 'segmentation', 'detection', 'localization' or 'classification', got 'segment'",
+        ),
         ({"labels": []}, "labels: tuple should have at least 1 item"),
         ({"labels": "car"}, "labels: input should be a valid tuple, got 'car'"),
         ({"labels": ["car", "car"]}, "labels: every name must differ"),
@@ -139,3 +142,84 @@ def test_manifest_survives_json() -> None:
 def test_every_field_is_documented() -> None:
     page = (Path(__file__).parent.parent / "docs" / "spec.md").read_text()
     assert [field for field in Spec.model_fields if f"`{field}`" not in page] == []
+
+
+DETECTOR = MINIMAL | {"task": "detection"}
+MAPS = {"feature_sizes": [(8, 8), (4, 4)]}
+VAST = [(4096, 4096)]
+
+
+@pytest.mark.parametrize(
+    ("anchors", "sentence"),
+    [
+        ({"rule": "default_boxes", **MAPS, "aspect_ratios": [[2]]}, "aspect_ratios: expected 2 entries, got 1"),
+        (
+            {"rule": "default_boxes", **MAPS, "aspect_ratios": [[2], [2]], "scales": [0.1, 0.2]},
+            "scales: expected 3 entries, got 2",
+        ),
+        (
+            {"rule": "default_boxes", **MAPS, "aspect_ratios": [[2], []], "steps": [8]},
+            "steps: expected 2 entries, got 1",
+        ),
+        ({"rule": "multibox_prior", **MAPS, "sizes": [[1], [1]], "ratios": [[1]]}, "ratios: expected 2 entries, got 1"),
+        ({"rule": "multibox_prior", **MAPS, "sizes": [[1], []], "ratios": [[1], [1]]}, "at least 1 item"),
+        (
+            {"rule": "grid_anchors", **MAPS, "strides": [(8, 8)], "sizes": [[1], [1]], "aspect_ratios": [[1], [1]]},
+            "strides: expected 2 entries, got 1",
+        ),
+        (
+            {
+                "rule": "grid_anchors",
+                "feature_sizes": VAST,
+                "strides": VAST,
+                "sizes": [[1] * 64],
+                "aspect_ratios": [[1]],
+            },
+            "expected at most 1048576 anchors in all, got 1073741824",
+        ),
+        (
+            {"rule": "default_boxes", "feature_sizes": VAST, "aspect_ratios": [[]]},
+            "expected at most 1048576 anchors in all, got 33554432",
+        ),
+        (
+            {"rule": "default_boxes", "feature_sizes": [(1 << 20, 1)], "aspect_ratios": [[]]},
+            "less than or equal to 4096",
+        ),
+        ({"rule": "boxes", "corners": [[0, 0, float("nan"), 8]]}, "corners.0.2: input should be"),
+        ({"rule": "boxes", "corners": [[0, 0, 8, float("inf")]]}, "corners.0.3: input should be"),
+        ({"rule": "boxes", "corners": [[0, 0, 8, 1e39]]}, "corners.0.3: input should be less than or equal to 1000000"),
+        ({"rule": "boxes", "corners": []}, "corners: tuple should have at least 1 item"),
+        ({"rule": "yolo"}, "anchors: input tag 'yolo' found using 'rule' does not match any of the expected tags"),
+        ({"rule": "boxes", "corners": [[0, 0, 8, 8]], "sizes": 3}, "sizes: "),
+    ],
+)
+def test_anchors_that_make_no_sense_are_refused_before_any_is_made(anchors: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Spec.parse(DETECTOR | {"anchors": anchors})
+    assert sentence in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("anchors", "count"),
+    [
+        ({"rule": "default_boxes", **MAPS, "aspect_ratios": [[2, 3], []]}, 64 * 6 + 16 * 2),
+        ({"rule": "multibox_prior", **MAPS, "sizes": [[0.2, 0.3], [0.5]], "ratios": [[1, 2], [1]]}, 64 * 3 + 16),
+        (
+            {
+                "rule": "grid_anchors",
+                **MAPS,
+                "strides": [(8, 8), (16, 16)],
+                "sizes": [[8, 16], [32]],
+                "aspect_ratios": [[1, 2], [1]],
+            },
+            64 * 4 + 16,
+        ),
+        ({"rule": "boxes", "corners": [[0, 0, 8, 8]] * 5}, 5),
+    ],
+)
+def test_anchors_are_as_many_as_they_are_counted(anchors: dict[str, Any], count: int) -> None:
+    found = Spec.parse(DETECTOR | {"anchors": anchors}).anchors
+    assert found is not None
+    assert found.count == count
+    assert found.boxes((64, 64)).shape == (count, 4)

@@ -10,6 +10,7 @@ from test_benchmark import figures
 from visdeploy import tables
 from visdeploy.benchmark import STAGES, Measurement, Quantiles
 from visdeploy.report import NotRun, Report, Row
+from visdeploy.spec import Manifest
 
 MARKS = Quantiles(12.345, 123.456, 1123.4)
 WHY = "no driver was found, and this sentence says so at such a length that a terminal has to break it"
@@ -77,3 +78,24 @@ def test_a_manifest_is_whole_in_80_columns() -> None:
 def test_a_pipe_gets_every_line_whole(capsys: pytest.CaptureFixture[str]) -> None:
     tables.console().print(tables.of_report(report()))
     assert f"not run here: tensorrt: {WHY}\n" in capsys.readouterr().out
+
+
+def test_a_detector_shows_its_rule_and_not_thousands_of_corners() -> None:
+    fields = {"task": "detection", "labels": ["cat"], "size": 64, "mean": 0.5, "std": 0.5, "activation": "softmax"}
+    listed = {"rule": "boxes", "corners": [[0, 0, 7.125, 9]] * 2000}
+    text = shown(tables.of_manifest("a.vdz", Manifest.parse(fields | {"anchors": listed})), 80)
+    assert "2,000 of boxes" in text
+    assert "7.125" not in text
+    assert "iou_threshold" in text
+    assert "tile_overlap" not in text
+    prior = {"rule": "multibox_prior", "feature_sizes": [(4, 4)], "sizes": [[0.25]], "ratios": [[1, 2]]}
+    text = shown(tables.of_manifest("a.vdz", Manifest.parse(fields | {"anchors": prior})), 80)
+    assert "32 of multibox_prior" in text
+    assert "ratios: [[1.0, 2.0]]" in text.replace("\n", " ")
+
+
+def test_a_report_counts_what_the_task_has() -> None:
+    row = Row("end to end", "openvino", "fp32", 0.5, 0, "of the boxes", None, False, 2, 4, "a.jpg")
+    text = shown(tables.of_report(Report("a.vdz", 1, (row,))), 80)
+    assert "error of end to end: a share of the boxes\n" in text.replace("  ", "").replace(" \n", "\n")
+    assert "2 of 4" in text

@@ -123,6 +123,19 @@ def test_any_size_up_to_the_largest_of_the_spec(native: Bundle, tmp_path: Path) 
     assert made.compute_capabilities == ()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_detector_of_any_batch(detector_bundle: Path, tmp_path: Path, precision: str) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    quantize = pytest.importorskip("visdeploy.quantize")
+    bundle = Bundle.open(detector_bundle)
+    with quantize.Quantizer(bundle, ()) as quantizer:
+        bundle = with_graphs(bundle, fp16=quantizer.fp16())
+    made = export_engine(bundle, tmp_path / "pets.engine", precision=precision)
+    ((given,), (answered,)) = made.inputs, made.outputs
+    assert (given.shape, answered.shape) == ((-1, 64, 96, 3), (-1, 384, 7))
+    assert given.profiles[0].max == (8, 64, 96, 3)
+
+
 @pytest.mark.parametrize(
     ("changes", "shapes"),
     [

@@ -1,6 +1,5 @@
 """Training on boxes: a detector and a localizer learn, resume exactly, and say what they cannot learn from."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from visdeploy import data, ops
+from visdeploy import data
 from visdeploy.data.dataset import Dataset, Item, Objects
 from visdeploy.errors import InputError
 from visdeploy.train import TrainOptions, checkpoint, fit
@@ -75,7 +74,7 @@ def test_a_detector_learns_four_images_by_heart(tmp_path, capsys):
     dataset = drawn(4, 0)
     dataset = replace(dataset, val=dataset.train)
     still = {"flip": False, "scale": (1.0, 1.0), "lighting": 0.0}
-    result = fit(dataset, options(tmp_path / "run", epochs=(60,), ema=0.0, **still))
+    result = fit(dataset, options(tmp_path / "run", epochs=(40,), ema=0.0, **still))
     assert result.metrics["map50"] > 0.9
     assert "map50 " in capsys.readouterr().out
     net, spec = checkpoint.load(result.checkpoint)
@@ -119,3 +118,125 @@ def test_boxes_are_where_the_objects_are_at_network_size(tmp_path):
     joined = Boxes.join([rows, few])
     assert joined.shape == (2, 3, 6)
     assert (joined[1, :, 0] == -1).all()
+
+
+def test_the_parts_that_stand_still_stand_still(tmp_path):
+    import lightning
+
+    from visdeploy import models
+    from visdeploy.train.freezing import names_up_to
+
+    fit(drawn(4, 2), options(tmp_path / "run", epochs=(1,), freeze_to=4, ema=0.0))
+    _, spec = checkpoint.load(tmp_path / "run")
+    lightning.seed_everything(0, verbose=False)
+    net = models.create(**spec.architecture)
+    names = {f"encoder.{name}" for name in names_up_to(net, 4)}
+    fresh, trained = net.state_dict(), weights(tmp_path / "run")
+    frozen_statistics = {name.replace("weight", "running_mean") for name in names} & fresh.keys()
+    assert frozen_statistics
+    for name in names | frozen_statistics:
+        assert torch.equal(trained[name], fresh[name]), name
+    later = [name for name, _ in net.encoder.named_parameters() if f"encoder.{name}" not in names]
+    assert later
+    moved = [name for name in later if not torch.equal(trained[f"encoder.{name}"], fresh[f"encoder.{name}"])]
+    assert len(moved) > len(later) / 2
+    with pytest.raises(InputError, match=r"freeze_to: expected 0 or one of the strides \[2, 4, 8, 16, 32\], got 5"):
+        names_up_to(net, 5)
+
+
+def test_a_detector_that_ends_with_ignored_objects_alone_still_trains(tmp_path):
+    dataset = drawn(4, 2)
+    found = dataset.train[0].load_objects()
+    ignored = replace(found, ignored=np.ones(len(found.labels), bool))
+    items = [replace(dataset.train[0], load_objects=lambda: ignored), *dataset.train[1:]]
+    empty = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+    items[1] = replace(items[1], load_objects=lambda: empty)
+    assert "map50" in fit(replace(dataset, train=items), options(tmp_path / "run", epochs=(1,))).metrics
+
+
+def test_the_joint_model_reports_both_halves(tmp_path, capsys):
+    result = fit(drawn(6, 2), options(tmp_path / "run", task="localization"))
+    assert result.metrics.keys() == {"loc_accuracy", "accuracy", "iou", "l1"}
+    line = capsys.readouterr().out
+    assert all(f"{name} " in line for name in result.metrics)
+    net, spec = checkpoint.load(result.checkpoint)
+    assert (spec.task, spec.labels) == ("localization", LABELS[1:])
+    assert spec.architecture["size"] == [64, 64]
+    with torch.no_grad():
+        assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 4 + 2)
+
+
+def test_a_box_alone_is_of_an_object(tmp_path):
+    changes = {"task": "localization", "model": {"predicts": "box"}, "epochs": (1,)}
+    result = fit(drawn(6, 2), options(tmp_path / "run", **changes))
+    assert result.metrics.keys() == {"loc_accuracy", "iou", "l1"}
+    assert checkpoint.load(result.checkpoint)[1].labels == ("object",)
+
+
+def test_images_with_a_class_and_no_box_are_enough_to_classify(tmp_path):
+    dataset = data.largest_objects(drawn(6, 2, objects=1))
+    bare = [[replace(item, load_objects=None) for item in items] for items in (dataset.train, dataset.val)]
+    dataset = replace(dataset, train=bare[0], val=bare[1])
+    result = fit(dataset, options(tmp_path / "run", task="classification", epochs=(1,)))
+    assert result.metrics.keys() == {"accuracy"}
+    assert checkpoint.load(result.checkpoint)[1].labels == LABELS[1:]
+    with pytest.raises(InputError, match="expected boxes of objects, as the task is localization"):
+        fit(dataset, options(tmp_path / "boxes", task="localization"))
+
+
+def test_the_loss_of_the_joint_model_is_pixels_and_twenty_times_entropy(tmp_path):
+    from torch.nn import functional
+
+    from visdeploy import models
+    from visdeploy.spec import Spec
+    from visdeploy.train.localization import LocalizationTask
+
+    fields = {"task": "localization", "labels": ("a", "b"), "size": (64, 96), "mean": 0.5, "std": 0.5}
+    net = models.create("localizer", encoder=ENCODER, num_classes=2, size=(64, 96))
+    task = LocalizationTask(net, Spec.parse(fields), options(tmp_path, task="localization"), 0)
+    answer = torch.tensor([[0.0, 0.0, 0.0, 0.0, 2.0, -1.0]])
+    target = torch.tensor([[[1.0, 40.0, 30.0, 50.0, 36.0, 0.0]]])
+    corners = (abs(48 - 40) + abs(32 - 30) + abs(48 - 50) + abs(32 - 36)) / 4
+    entropy = functional.cross_entropy(answer[:, 4:], torch.tensor([1])).item()
+    assert task.loss(answer, target).item() == pytest.approx(corners + 20 * entropy)
+    task.start_measuring()
+    task.measure(torch.cat([answer, answer]), torch.cat([target, target * 0 + torch.tensor([0, 47, 31, 49, 33, 0])]))
+    figures = task.measured()
+    assert figures["accuracy"] == 0.5
+    assert figures["loc_accuracy"] == 0.0
+    assert figures["l1"] == pytest.approx((corners + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"dice": 1.0}, "dice: goes with segmentation, got the task detection"),
+        ({"task": "localization", "class_loss": "focal"}, "class_loss: goes with detection, got the task localization"),
+        ({"arch": "unet"}, "arch: unet is for segmentation, got the task detection"),
+        ({"task": "localization", "sizes": ((64, 64), (96, 96))}, "sizes: expected one"),
+        ({"task": "detektion"}, "task: expected"),
+        ({"task": "localization", "batch": 1}, "batch: expected at least 2"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(tmp_path, changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        options(tmp_path, **changes)
+
+
+def test_data_that_a_task_cannot_learn_from_are_named(tmp_path):
+    dataset = drawn(4, 2, objects=0)
+    with pytest.raises(InputError, match="expected objects to learn detection from, got none in 4 images"):
+        fit(dataset, options(tmp_path / "run"))
+    with pytest.raises(InputError, match="expected a mask for every image"):
+        fit(drawn(4, 2), options(tmp_path / "run", task="segmentation", model={}))
+    with pytest.raises(InputError, match="expected predicts=both or box for localization, got 'label'"):
+        fit(drawn(4, 2), options(tmp_path / "run", task="localization", model={"predicts": "label"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_recipe_of_a_detector_with_weights(tmp_path):
+    plain, taught = options(tmp_path), options(tmp_path, weights="some.pth")
+    assert (plain.freeze_to, plain.freeze_bn, plain.rotate) == (0, False, 0.0)
+    assert (taught.freeze_to, taught.freeze_bn) == (4, True)
+    tiny = TrainOptions(tmp_path, task="detection", arch="tinyssd")
+    assert tiny.encoder is None

@@ -210,6 +210,19 @@ def test_bundle_without_golden_images_cannot_be_verified(rebuild: Rebuild, class
         verify(empty)
 
 
+def test_bundle_of_the_first_schema_is_still_verified(binary_bundle: Path, tmp_path: Path) -> None:
+    opened = Bundle.open(binary_bundle)
+    since = {"anchors", "box_weights", "iou_threshold", "top_k", "max_det", "nms"}
+    fields = opened.manifest.model_dump(mode="json", exclude=since) | {"schema_version": "1.0"}
+    (tmp_path / "old").mkdir()
+    for name, data in opened.files.items():
+        (tmp_path / "old" / name).write_bytes(data)
+    (tmp_path / "old" / "manifest.json").write_text(json.dumps(fields))
+    report = verify(tmp_path / "old", engines=["openvino"])
+    assert report.ok
+    assert Bundle.open(tmp_path / "old").manifest.schema_version == "1.0"
+
+
 def test_nothing_to_verify_on_is_an_error(classes_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         monkeypatch.setitem(sys.modules, "torch" if name == "torchscript" else name, None)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ def test_the_wheel_is_small(wheel):
     assert wheel.stat().st_size < 5_000_000
 
 
+def test_the_wheel_has_the_ops_of_graphs(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {"visdeploy/visdeploy_torch.so", "visdeploy/visdeployConfig.cmake", "visdeploy/torch_ops.py"} <= names
+
+
 def test_the_wheel_serves_without_torch(wheel, binary_bundle, photos, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -60,4 +67,8 @@ def test_the_wheel_serves_without_torch(wheel, binary_bundle, photos, tmp_path):
         cwd=tmp_path,
     )
     assert missing.returncode == 3
+    ops = subprocess.run([python, "-c", "import visdeploy.torch_ops"], capture_output=True, text=True, cwd=tmp_path)
+    assert "MissingDependencyError: visdeploy.torch_ops needs torch (" in ops.stderr
+    folder = subprocess.run([python, "-m", "visdeploy", "--cmake-dir"], capture_output=True, text=True, cwd=tmp_path)
+    assert Path(folder.stdout.strip(), "visdeploy_torch.so").is_file()
     assert "pip install 'visdeploy[train]'" in missing.stderr

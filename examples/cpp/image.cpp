@@ -21,7 +21,7 @@ std::int64_t number(std::istream& in) {
 }
 
 Image read_ppm(std::istream& in, const std::string& path) {
-  Image image;
+  Image image{path};
   image.width = number(in);
   image.height = number(in);
   if (image.width < 1 || image.height < 1 || image.width > kLongestSide || image.height > kLongestSide ||
@@ -52,7 +52,7 @@ Image read_image(const std::string& path) {
   if (bgr.empty()) throw std::runtime_error(path + ": is no image that OpenCV reads");
   cv::Mat rgb;
   cv::cvtColor(bgr, rgb, cv::COLOR_BGR2RGB);
-  return {rgb.rows, rgb.cols, {rgb.datastart, rgb.dataend}};
+  return {path, rgb.rows, rgb.cols, {rgb.datastart, rgb.dataend}};
 #else
   throw std::runtime_error(path + ": expected a PPM (P6); this program was built without OpenCV, which reads others");
 #endif

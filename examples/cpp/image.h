@@ -5,6 +5,7 @@
 #include <vector>
 
 struct Image {
+  std::string path;
   std::int64_t height = 0, width = 0;
   std::vector<std::uint8_t> rgb;  // row by row
 };

@@ -1,6 +1,6 @@
-// Prints what a model finds in an image, one JSON object a line:
+// Prints what a model finds in images, one JSON object a line:
 //
-//   predict MODEL.ts IMAGE
+//   predict MODEL.ts IMAGE...
 //
 // The model is a file of `visdeploy export --format torchscript`, whose method `predict` does everything.
 #include <torch/script.h>
@@ -26,15 +26,18 @@ std::string exact(float value) {
   return text;
 }
 
-void print_label(const c10::List<c10::IValue>& labels, std::int64_t index) {
-  std::cout << "{\"label\": " << std::quoted(labels.get(static_cast<std::size_t>(index)).toStringRef());
+using Labels = c10::List<c10::IValue>;
+
+void print_label(const Image& image, const Labels& labels, std::int64_t index) {
+  std::cout << "{\"image\": " << std::quoted(image.path)
+            << ", \"label\": " << std::quoted(labels.get(static_cast<std::size_t>(index)).toStringRef());
 }
 
-void print_boxes(const c10::IValue& answer, const c10::List<c10::IValue>& labels) {
+void print_boxes(const c10::IValue& answer, const Labels& labels, const Image& image) {
   const auto& parts = answer.toTupleRef().elements();
   const at::Tensor boxes = parts[0].toTensor(), scores = parts[1].toTensor(), indices = parts[2].toTensor();
   for (std::int64_t i = 0; i < boxes.size(0); ++i) {
-    print_label(labels, indices[i].item<std::int64_t>());
+    print_label(image, labels, indices[i].item<std::int64_t>());
     std::cout << ", \"score\": " << exact(scores[i].item<float>());
     for (int side = 0; side < 4; ++side) {
       std::cout << (side ? ", " : ", \"box\": [") << exact(boxes[i][side].item<float>());
@@ -43,7 +46,7 @@ void print_boxes(const c10::IValue& answer, const c10::List<c10::IValue>& labels
   }
 }
 
-void print_masks(const c10::IValue& answer, const c10::List<c10::IValue>& labels, const Image& image) {
+void print_masks(const c10::IValue& answer, const Labels& labels, const Image& image) {
   const auto& parts = answer.toTupleRef().elements();
   const at::Tensor indices = parts[0].toTensor(), bytes = parts[1].toTensor(), offsets = parts[2].toTensor();
   const std::string_view text(static_cast<const char*>(bytes.const_data_ptr()),
@@ -51,39 +54,17 @@ void print_masks(const c10::IValue& answer, const c10::List<c10::IValue>& labels
   for (std::int64_t i = 0; i < indices.size(0); ++i) {
     const auto first = offsets[i].item<std::int64_t>(), last = offsets[i + 1].item<std::int64_t>();
     const auto counts = text.substr(static_cast<std::size_t>(first), static_cast<std::size_t>(last - first));
-    print_label(labels, indices[i].item<std::int64_t>());
+    print_label(image, labels, indices[i].item<std::int64_t>());
     std::cout << ", \"size\": [" << image.height << ", " << image.width << "], \"counts\": " << std::quoted(counts)
               << "}\n";
   }
 }
 
-void print_probabilities(const c10::IValue& answer, const c10::List<c10::IValue>& labels) {
+void print_probabilities(const c10::IValue& answer, const Labels& labels, const Image& image) {
   const at::Tensor probabilities = answer.toTensor();
   for (std::int64_t i = 0; i < probabilities.numel(); ++i) {
-    print_label(labels, i);
+    print_label(image, labels, i);
     std::cout << ", \"score\": " << exact(probabilities[i].item<float>()) << "}\n";
-  }
-}
-
-void run(const std::string& model_path, const std::string& image_path) {
-  if (!std::ifstream(model_path)) throw std::runtime_error(model_path + ": cannot be opened");
-  torch::jit::Module model = torch::jit::load(model_path, torch::kCPU);
-  if (!model.find_method("predict")) {
-    throw std::runtime_error(model_path +
-                             ": has no method predict; make it with `visdeploy export --format torchscript`");
-  }
-  Image image = read_image(image_path);
-  const at::Tensor pixels = torch::from_blob(image.rgb.data(), {image.height, image.width, 3}, torch::kUInt8);
-  const c10::InferenceMode no_gradients;
-  const c10::IValue answer = model.get_method("predict")({pixels});
-  const auto labels = model.attr("labels").toList();
-  const std::string task = model.attr("task").toStringRef();
-  if (task == "segmentation") {
-    print_masks(answer, labels, image);
-  } else if (task == "classification") {
-    print_probabilities(answer, labels);
-  } else {
-    print_boxes(answer, labels);
   }
 }
 
@@ -97,18 +78,54 @@ std::string sentence(const std::exception& error) {
   return first == std::string::npos ? text : text.substr(first, text.find('\n', first) - first);
 }
 
+torch::jit::Module load(const std::string& path) {
+  if (!std::ifstream(path)) throw std::runtime_error(path + ": cannot be opened");
+  torch::jit::Module model;
+  try {
+    model = torch::jit::load(path, torch::kCPU);
+  } catch (const std::exception& error) {
+    throw std::runtime_error(path + ": torch cannot load it: " + sentence(error));
+  }
+  if (!model.find_method("predict")) {
+    throw std::runtime_error(path + ": has no method predict; make it with `visdeploy export --format torchscript`");
+  }
+  return model;
+}
+
+void predict(torch::jit::Module& model, const std::string& path) {
+  Image image = read_image(path);
+  const at::Tensor pixels = torch::from_blob(image.rgb.data(), {image.height, image.width, 3}, torch::kUInt8);
+  const c10::IValue answer = model.get_method("predict")({pixels});
+  const Labels labels = model.attr("labels").toList();
+  const std::string task = model.attr("task").toStringRef();
+  const auto print = task == "segmentation"     ? print_masks
+                     : task == "classification" ? print_probabilities
+                                                : print_boxes;
+  print(answer, labels, image);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::cerr << "usage: predict MODEL.ts IMAGE\n";
+  if (argc < 3) {
+    std::cerr << "usage: predict MODEL.ts IMAGE...\n";
     return 2;
   }
+  int failed = 0;
   try {
-    run(argv[1], argv[2]);
+    torch::jit::Module model = load(argv[1]);
+    const c10::InferenceMode no_gradients;
+    for (int i = 2; i < argc; ++i) {
+      try {
+        predict(model, argv[i]);
+      } catch (const std::exception& error) {  // which must not cost the other images
+        std::cerr << "error: " << sentence(error) << "\n";
+        failed = 1;
+      }
+    }
   } catch (const std::exception& error) {
     std::cerr << "error: " << sentence(error) << "\n";
-    return 1;
+    failed = 1;
   }
-  return 0;
+  return failed;
 }

@@ -84,8 +84,8 @@ def of_result(result: Result) -> Answer:
     """
     if result.error is not None:
         raise result.error
-    found = result.masks or result.boxes or result.classes
-    assert found is not None
+    # No boxes are an answer too, and are falsy.
+    (found,) = (part for part in (result.masks, result.boxes, result.classes) if part is not None)
     return _arrays(found)
 
 

@@ -40,8 +40,11 @@ class Curve:
     @property
     def eleven_points(self) -> float:
         """Mean of the best precision from recall 0, 0.1, ... 1 on: VOC's AP until 2009."""
-        first = np.searchsorted(self.recall, np.arange(11) / 10)
-        return float(np.append(self._envelope(), 0)[first].mean())
+        return float(self.precision_from(np.arange(11) / 10).mean())
+
+    def precision_from(self, recall: Floats) -> Floats:
+        """Return the best precision at each recall or a higher one; 0 where none was reached."""
+        return np.append(self._envelope(), 0)[np.searchsorted(self.recall, recall)]
 
     def at(self, confidence: float) -> tuple[float, float]:
         """Return precision and recall of the detections above a score; NaN where the ratio has no meaning."""
@@ -113,7 +116,8 @@ class AveragePrecision:
         right, aside = _judge(np.where(labels[:, None] == truth_labels, overlaps, 0), ignored)
         self._found.append((scores[~aside], labels[~aside], right[~aside]))
         self._objects += np.bincount(truth_labels[~ignored], minlength=len(self._objects))
-        self._confuse(overlaps[scores > self.confidence], labels, truth_labels, ignored)
+        sure = scores > self.confidence
+        self._confuse(overlaps[sure], labels[sure], truth_labels, ignored)
 
     def curves(self) -> list[Curve]:
         """Return the curve of every class by index, that of the background being empty."""
@@ -162,14 +166,17 @@ class AveragePrecision:
         ignored: NDArray[np.bool_],
     ) -> None:
         free = ~ignored
-        for label, overlap in zip(labels, overlaps, strict=False):
-            near = overlap >= MIN_IOU
-            if np.any(near & free):
-                taken = int(np.where(free, overlap, 0).argmax())
-                self.confusion[truth_labels[taken], label] += 1
+        near = overlaps >= MIN_IOU
+        # Most are near nothing, and need no turn of their own.
+        alone = ~near.any(1)
+        np.add.at(self.confusion[0], labels[alone], 1)
+        for row in np.flatnonzero(~alone):
+            if np.any(near[row] & free):
+                taken = int(np.where(free, overlaps[row], 0).argmax())
+                self.confusion[truth_labels[taken], labels[row]] += 1
                 free[taken] = False
-            elif not np.any(near & ignored):
-                self.confusion[0, label] += 1
+            elif not np.any(near[row] & ignored):
+                self.confusion[0, labels[row]] += 1
         np.add.at(self.confusion[:, 0], truth_labels[free], 1)
 
 

@@ -2,13 +2,15 @@
 
 Note [boxes at a threshold]
 A box may be missing on one side for no other reason than rounding: its score is at the threshold, or at that of the
-last box where as many were found as are returned; its overlap with a better box is where NMS decides; or of two
-candidates for one object, equally sure of it, NMS chose the other. Such boxes are not counted. The last case could hide
-a wrong box, so the other candidate must be one that the reference itself had before NMS.
+last box where as many were found as are returned, or at that of the last candidate of its class that NMS looks at; its
+overlap with a better box is where NMS decides; or of two candidates for one object, equally sure of it, NMS chose the
+other. Such boxes are not counted. The last case could hide a wrong box, so the other candidate must be one that the
+reference itself had before NMS.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +125,7 @@ class _Matching:
         total = sum(map(len, lonely))
         counted = [*lonely]
         if self._spec.task == "detection":
-            counted = [self._not_at_a_threshold(side, lonely) for side in (0, 1)]
+            counted = [self._not_at_a_threshold(side, lonely[side]) for side in (0, 1)]
         self._pair_rivals(counted)
         changed = int(sum(flags.sum() for flags in counted))
         return Compared(self._expected.image, changed, total, changed / max(1, total))
@@ -149,32 +151,45 @@ class _Matching:
         flags: Flags = near & scores & (others["labels"] == one["labels"][row])
         return flags
 
-    def _not_at_a_threshold(self, side: int, lonely: tuple[Flags, Flags]) -> Flags:
-        """Return which boxes of a side count, as the first two cases of Note [boxes at a threshold] do not hold."""
+    @cached_property
+    def _candidates(self) -> Answer:
+        return self._expected.candidates()
+
+    def _not_at_a_threshold(self, side: int, lonely: Flags) -> Flags:
+        """Return which boxes of a side count, of those without a counterpart; see Note [boxes at a threshold]."""
         mine, other = self._sides[side], self._sides[1 - side]
         last = float(other["scores"].min()) if len(other["scores"]) >= self._spec.max_det else 0.0
-        counted = lonely[side] & (mine["scores"] > max(self._spec.threshold, last) + self._score)
+        counted = lonely & (mine["scores"] > max(self._spec.threshold, last) + self._score)
         for row in np.flatnonzero(counted):
-            for found in self._sides:
-                rivals = (found["labels"] == mine["labels"][row]) & (found["scores"] >= mine["scores"][row])
-                overlaps = _overlaps(mine["boxes"][row], found["boxes"][rivals])
-                if (np.abs(overlaps - self._spec.iou_threshold) <= tolerance.NMS_OVERLAP).any():
-                    counted[row] = False
+            counted[row] = not self._where_nms_decides(mine, row) and not self._last_candidate(mine, row)
         flags: Flags = counted
         return flags
+
+    def _where_nms_decides(self, mine: Answer, row: int) -> bool:
+        for found in self._sides:
+            rivals = (found["labels"] == mine["labels"][row]) & (found["scores"] >= mine["scores"][row])
+            overlaps = _overlaps(mine["boxes"][row], found["boxes"][rivals])
+            if (np.abs(overlaps - self._spec.iou_threshold) <= tolerance.NMS_OVERLAP).any():
+                return True
+        return False
+
+    def _last_candidate(self, mine: Answer, row: int) -> bool:
+        top_k, candidates = self._spec.top_k, self._candidates
+        scores = candidates["scores"][candidates["labels"] == mine["labels"][row]]
+        if len(scores) < top_k:
+            return False
+        return bool(abs(np.partition(scores, -top_k)[-top_k] - mine["scores"][row]) <= self._score)
 
     def _pair_rivals(self, counted: list[Flags]) -> None:
         """Take out the pairs of which NMS chose one here and one there; the last case of the Note."""
         reference, answered = self._sides
-        candidates: Answer | None = None
         for row in np.flatnonzero(counted[0]):
             rivals = counted[1] & (np.abs(answered["scores"] - reference["scores"][row]) <= self._score)
             rivals &= _overlaps(reference["boxes"][row], answered["boxes"]) > self._spec.iou_threshold
             if self._spec.task == "detection":
                 rivals &= answered["labels"] == reference["labels"][row]
             for rival in np.flatnonzero(rivals):
-                candidates = candidates or self._expected.candidates()
-                if self._same(answered, int(rival), candidates).any():
+                if self._same(answered, int(rival), self._candidates).any():
                     counted[0][row] = counted[1][rival] = False
                     break
 

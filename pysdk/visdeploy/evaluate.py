@@ -13,7 +13,7 @@ from visdeploy.errors import InputError
 from visdeploy.metrics import Confusion
 from visdeploy.predictor import Predictor
 from visdeploy.preprocess import extent
-from visdeploy.spec import Manifest
+from visdeploy.spec import Manifest, Spec
 from visdeploy.types import Boxes, Result
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from visdeploy.data.dataset import Objects
 
 Known = TypeVar("Known")
+
+ONE_OBJECT = ("object",)
+"""The labels of a localizer that was trained to tell where the main object is, whatever its class."""
 
 # Below the spec's threshold, for precision at a high recall comes from boxes of low scores.
 _CONFIDENCE = 0.01
@@ -47,6 +50,26 @@ def evaluate(
         InputError: There are no items, or an image or its labels cannot be used.
     """
     return measure(predictor, items, progress=progress).figures()
+
+
+def check_labels(labels: tuple[str, ...], spec: Spec, step: str) -> None:
+    """Compare the labels of a data set with those of a bundle.
+
+    Raises:
+        InputError: They differ, and the classes matter.
+    """
+    if labels == spec.labels or (spec.task == "localization" and spec.labels == ONE_OBJECT):
+        return
+    lacks, more = (
+        ", ".join(repr(name) for name in names if name not in others)
+        for names, others in ((spec.labels, labels), (labels, spec.labels))
+    )
+    differences = [f"lack {lacks}" if lacks else "", f"have {more} besides" if more else ""]
+    how = " and ".join(filter(None, differences)) or f"have another order, {labels}"
+    raise InputError(
+        f"[{step}] data: its labels {how}; expected those of the bundle, {spec.labels}: labels.txt in the folder names "
+        "them"
+    )
 
 
 class Tally(Protocol):
@@ -150,11 +173,12 @@ class Classified:
         counts = self.confusion.counts
         return {"accuracy": float(counts.trace() / counts.sum())}
 
-    def _count(self, sample: "Sample", label: int) -> None:
-        truth = _known(sample.label, sample, "class")
+    def _count(self, sample: "Sample", label: int) -> int:
+        truth = 0 if self.spec.labels == ONE_OBJECT else _known(sample.label, sample, "class")
         if not 0 <= truth < len(self.spec.labels):
             raise InputError(f"{sample.name}: expected a class below {len(self.spec.labels)}, got {truth}")
         self.confusion.add(np.array([truth]), np.array([label]))
+        return truth
 
 
 class Localized(Classified):
@@ -182,12 +206,11 @@ class Localized(Classified):
         truth = _known(sample.objects, sample, "box").xyxy
         if len(truth) != 1:
             raise InputError(f"{sample.name}: expected the one main object, got {len(truth)} boxes")
-        self._count(sample, label)
-        assert sample.label is not None
+        right = self._count(sample, label)
         (height, width), (fed_height, fed_width) = result.size, extent(result.size, self.spec)[0]
         scale = np.array([fed_width / width, fed_height / height] * 2)
-        self.labels.append(sample.label)
-        self.right.append(sample.label == label)
+        self.labels.append(right)
+        self.right.append(right == label)
         self.overlaps.append(float(np.nan_to_num(ops.box_iou(_doubles(found), _doubles(truth))[0, 0])))
         self.distances.append(float(np.abs((_doubles(found) - truth) * scale).mean()))
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from visdeploy import bundle as bundles
 from visdeploy.bundle import Bundle
+from visdeploy.engines.detector_file import OUTPUTS
 from visdeploy.errors import InputError, MissingDependencyError
 from visdeploy.replayed import write_replayed
 from visdeploy.report import Report
@@ -25,9 +26,10 @@ try:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 except ImportError as error:
-    raise MissingDependencyError(f"[export] --format onnx needs onnx ({error}): pip install 'visdeploy[train]'") from error
+    raise MissingDependencyError(
+        f"[export] --format onnx needs onnx ({error}): pip install 'visdeploy[train]'"
+    ) from error
 
-OUTPUTS = ("boxes", "scores", "labels", "counts")
 _PREFIX = "visdeploy_nms_"
 _LARGEST_SIZE = np.float32(np.log(1000 / 16))  # as ops.decode_boxes holds it down
 _LEAST_OPSET = 13

@@ -119,6 +119,31 @@ def find_boxes(
     return next(_detect(output[None], [prepared], spec, anchors, asked, None))
 
 
+def boxes_at_source(
+    found: ops.Detections,
+    prepared: Prepared,
+    spec: Manifest,
+    wanted: frozenset[int] | None = None,
+    max_det: int | None = None,
+) -> Boxes:
+    """Return what was found in an image of the network's size as boxes of its source that have an area there.
+
+    Args:
+        found: NumPy arrays, in pixels of the network's size.
+        prepared: As in `find_boxes`.
+        spec: The bundle's.
+        wanted: Labels to keep; None for all.
+        max_det: The most boxes to keep.
+    """
+    xyxy = _to_source(found.boxes, prepared)
+    keep = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])  # NaN is not
+    if wanted is not None:
+        keep &= np.isin(found.labels, list(wanted))
+    rows = np.flatnonzero(keep)[:max_det]
+    labels = found.labels[rows]
+    return Boxes(xyxy[rows], found.scores[rows], labels, tuple(spec.labels[label] for label in labels.tolist()))
+
+
 def find_box(output: NDArray[np.float32], prepared: Prepared, spec: Manifest) -> Boxes:
     """Return the one box of a localizer, with the best class and its softmax; 1 where the output is a box alone.
 
@@ -177,13 +202,7 @@ def _detect(
         num_threads=num_threads,
     )
     for image, boxes in zip(prepared, found, strict=True):
-        xyxy = _to_source(boxes.boxes, image)
-        keep = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])  # NaN is not
-        if wanted is not None:
-            keep &= np.isin(boxes.labels, list(wanted))
-        rows = np.flatnonzero(keep)[:max_det]
-        labels = boxes.labels[rows]
-        yield Boxes(xyxy[rows], boxes.scores[rows], labels, tuple(spec.labels[label] for label in labels.tolist()))
+        yield boxes_at_source(boxes, image, spec, wanted, max_det)
 
 
 def _to_source(xyxy: NDArray[np.floating], prepared: Prepared) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from visdeploy.comparison import relative_error
 from visdeploy.data import Dataset, Item
 from visdeploy.engines import open_engine
 from visdeploy.errors import CheckFailedError, EngineError, InputError, MissingDependencyError
-from visdeploy.evaluate import evaluate
+from visdeploy.evaluate import check_labels, evaluate
 from visdeploy.image import ImageSource
 from visdeploy.metrics import headline
 from visdeploy.predictor import Predictor
@@ -36,8 +36,8 @@ KINDS: Final[tuple[tuple[str, Precision], ...]] = (
     ("tensorrt", "fp16"),
     ("tensorrt", "int8"),
 )
-# Where int8 loses too much it is tried again: without the first and last layers, which cost most as a rule, then without
-# these shares of all layers, the costliest by measurement.
+# Where int8 loses too much it is tried again: without the first and last layers, which cost most as a rule, then
+# without these shares of all layers, the costliest by measurement.
 RETRIED_SHARES = (0.1, 0.25)
 
 
@@ -128,12 +128,9 @@ def add_variants(bundle: Bundle, options: PrecisionOptions, *, progress: Callabl
 def _calibrate(bundle: Bundle, options: PrecisionOptions, say: Callable[[str], None]) -> Calibration:
     """Return the images for int8; none where no int8 is to be made."""
     spec, data = bundle.manifest, options.data
-    if isinstance(data, Dataset) and data.labels != spec.labels:
-        raise InputError(
-            f"[export] data: its labels are {data.labels}, the bundle's {spec.labels}; labels.txt names those of a "
-            "folder"
-        )
-    if not isinstance(data, Dataset):
+    if isinstance(data, Dataset):
+        check_labels(data.labels, spec, "export")
+    else:
         say("without labels nothing is measured, and the variants are only loaded by name")
     if all(precision != "int8" for _, precision in options.kinds):
         return Calibration((), "")

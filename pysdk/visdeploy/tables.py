@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -18,6 +19,11 @@ from visdeploy.throughput import Figures
 _PIPE_WIDTH = 100_000
 # So many ways of use stand next to each other in 80 columns; more of them go into a table of their own.
 _USES = 4
+# What says nothing of other tasks.
+_FIELDS_OF = {
+    "segmentation": ("ignore_index", "tile_overlap"),
+    "detection": ("box_weights", "iou_threshold", "top_k", "max_det", "nms"),
+}
 _MARKS = ("p50", "p95", "p99")
 
 
@@ -35,7 +41,9 @@ def of_report(report: Report) -> Group:
     drifted = []
     for row in report.rows:
         share = "a share " if row.unit.startswith("of ") else ""
-        counted = "" if row.total is None else f"; changed are of {row.total:,}{row.unit.removeprefix('of the')}"
+        # Pixels are as many for every engine; boxes are not, and stand beside.
+        pixels = row.total is not None and row.unit == "of the pixels"
+        counted = f"; changed px are of {row.total:,}" if pixels else ""
         units.setdefault(f"{share}{row.unit}{counted}", {})[row.stage] = None
         if not row.ok:
             where = f": worst in {Path(row.worst).name}" if row.worst else ""
@@ -45,7 +53,7 @@ def of_report(report: Report) -> Group:
             escape(row.ran_on) or "any",
             f"{row.error:.2g}",
             f"{row.limit:.2g}",
-            "" if row.changed is None else f"{row.changed:,}",
+            "" if row.changed is None else f"{row.changed:,}" if pixels else f"{row.changed:,} of {row.total:,}",
             "" if row.dice is None else f"{row.dice:.5f}",
             "[green]same[/]" if row.ok else "[bold red]DRIFTED[/]",
         )
@@ -109,9 +117,14 @@ def of_manifest(path: str, manifest: Manifest) -> Group:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in manifest.model_dump(mode="json", exclude={"files", "palette", "labels", "variants"}).items():
+    shown_below = {"files", "palette", "labels", "variants"}
+    foreign = {name for task, names in _FIELDS_OF.items() if task != manifest.task for name in names}
+    for name, value in manifest.model_dump(mode="json", exclude=shown_below | foreign).items():
         if value not in (None, {}, []):
-            shown = ", ".join(f"{key}: {item}" for key, item in value.items()) if isinstance(value, dict) else value
+            shown = _listed(value) if isinstance(value, dict) else value
+            if name == "anchors" and manifest.anchors is not None:
+                arguments = {key: entry for key, entry in value.items() if key not in ("rule", "corners")}
+                shown = ", ".join(filter(None, (f"{manifest.anchors.count:,} of {value['rule']}", _listed(arguments))))
             table.add_row(name, escape(str(shown)))
     for variant in manifest.variants:
         table.add_row(f"{variant.engine} {variant.precision}", escape(_verdict(variant)))
@@ -143,6 +156,10 @@ def _titled(title: str, table: Table, notes: Sequence[str] = ()) -> Group:
 
 def _quantiles(marks: Quantiles, digits: int) -> list[str]:
     return [f"{mark:.{digits}f}" for mark in (marks.p50, marks.p95, marks.p99)]
+
+
+def _listed(entries: dict[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in entries.items() if value is not None)
 
 
 def _verdict(variant: Variant) -> str:

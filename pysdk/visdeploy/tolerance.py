@@ -16,7 +16,7 @@ MASK_PIXELS: Final = {"fp32": 1e-3, "fp16": 5e-3, "bf16": 2e-2, "int8": 5e-2}
 FOUND_PIXELS: Final = 0.1
 FOUND_OVERLAP: Final = {"fp32": 1.0, "fp16": 0.9, "bf16": 0.75, "int8": 0.5}
 FOUND_SCORES: Final = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 3e-1}
-FOUND_SHARE: Final = {"fp32": 0.0, "fp16": 2e-2, "bf16": 1e-1, "int8": 2.5e-1}
+FOUND_SHARE: Final = {"fp32": 0.0, "fp16": 2e-2, "bf16": 5e-2, "int8": 1.5e-1}
 # How far the IoU of two boxes may move with their corners, which is where NMS may decide otherwise.
 NMS_OVERLAP: Final = 2e-3
 # By task and precision: the share of pixels or boxes that may differ, or a classifier's probability.

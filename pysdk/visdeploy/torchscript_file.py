@@ -8,27 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from visdeploy import bundle as bundles
+from visdeploy.asked import logit_threshold
 from visdeploy.bundle import Bundle
 from visdeploy.engines import reason
-from visdeploy.errors import InputError, MissingDependencyError
-from visdeploy.postprocess import logit_threshold
+from visdeploy.errors import EngineError, InputError, MissingDependencyError
 from visdeploy.replayed import write_replayed
+from visdeploy.report import Report
 from visdeploy.spec import Manifest
-from visdeploy.verify import Report
 
 try:
     import torch
     from torch import Tensor, nn
 
-    import visdeploy.torch_ops
+    import visdeploy.torch_ops  # noqa: F401  (which scripting needs)
     from visdeploy.engines.torchscript import accepting_deprecation
 except ImportError as error:
     raise MissingDependencyError(f"[export] --format torchscript: {error}") from error
 
 
-def export_torchscript(
-    bundle: Bundle, path: str | Path, *, progress: Callable[[str], None] | None = None
-) -> Report:
+def export_torchscript(bundle: Bundle, path: str | Path, *, progress: Callable[[str], None] | None = None) -> Report:
     """Write one `.ts` with everything inside; the file appears only when it answers as the bundle recorded.
 
     `forward` takes uint8 (B, h, w, 3) RGB of the network's size. A detector's answers with (boxes, scores, labels,
@@ -50,6 +48,7 @@ def export_torchscript(
 
     Raises:
         InputError: The bundle came from an ONNX file, or cuts images into tiles.
+        EngineError: torch refuses the bundle's network.
         CheckFailedError: The file answers differently; nothing is written.
     """
     say = progress or (lambda line: None)
@@ -63,15 +62,17 @@ def export_torchscript(
     say("writing TorchScript from photograph to answer")
     described = {"visdeploy.json": spec.model_dump_json(exclude={"files"})}
     buffer = io.BytesIO()
-    with accepting_deprecation():
-        net = torch.jit.load(io.BytesIO(bundle.read(bundles.TORCHSCRIPT)), map_location="cpu").eval()
-        whole = torch.jit.script(_TASKS[spec.task](net, spec).eval())
-        torch.jit.save(whole, buffer, _extra_files=described)
-    return write_replayed(bundle, path, lambda unproven: _write(unproven, buffer.getvalue()), say)
+    try:
+        with accepting_deprecation():
+            net = torch.jit.load(io.BytesIO(bundle.read(bundles.TORCHSCRIPT)), map_location="cpu").eval()
+            torch.jit.save(torch.jit.script(_TASKS[spec.task](net, spec).eval()), buffer, _extra_files=described)
+    except Exception as error:  # what a foreign file provokes; its message may not even be UTF-8
+        raise EngineError(f"[export] torch refused {bundle.path} ({reason(error)})") from error
 
+    def write(unproven: Path) -> None:
+        unproven.write_bytes(buffer.getvalue())
 
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    return write_replayed(bundle, path, write, say)
 
 
 class _Whole(nn.Module):
@@ -105,7 +106,7 @@ class _Whole(nn.Module):
             valid, padded = [height, width], [steps_down * self.divisor, steps_across * self.divisor]
         elif not self.stretched and height > 0 and width > 0:
             scale = min(self.size[0] / height, self.size[1] / width)
-            valid = [max(1, int(round(height * scale))), max(1, int(round(width * scale)))]
+            valid = [max(1, int(round(height * scale))), max(1, int(round(width * scale)))]  # noqa: RUF046  (a float in TorchScript)
         shrinks = valid[0] <= height and valid[1] <= width
         interpolation = "area" if self.antialias and shrinks else self.interpolation
         pixels = torch.ops.visdeploy.letterbox(image, valid, padded, interpolation, self.pad_value)
@@ -113,11 +114,23 @@ class _Whole(nn.Module):
 
 
 def _to_source(boxes: Tensor, valid: list[int], image: Tensor) -> Tensor:
-    """Return boxes in pixels of the image, inside of it."""
+    """Return (N, 4) boxes in pixels of the image, cut off at its edges, as postprocess does it."""
     height, width = image.shape[0], image.shape[1]
-    across, down = width / valid[1], height / valid[0]
-    scaled = boxes * torch.tensor([across, down, across, down])
-    return scaled.clamp(min=0).minimum(torch.tensor([width, height, width, height], dtype=torch.float32))
+    # Not by torch.tensor of both: TorchScript rounds its numbers to float32 first.
+    placed = boxes.double()
+    placed[:, 0::2] = (placed[:, 0::2] * (width / valid[1])).clamp(0, width)
+    placed[:, 1::2] = (placed[:, 1::2] * (height / valid[0])).clamp(0, height)
+    return placed.float()
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.double().clamp(-1e30, 1e30).softmax(-1).float()
+
+
+def _without_nan(answer: Tensor) -> Tensor:
+    if bool(answer.isnan().any()):
+        raise RuntimeError("[predict] the network answered with NaN")
+    return answer
 
 
 class _Detector(_Whole):
@@ -153,7 +166,9 @@ class _Detector(_Whole):
         pixels, valid = self.prepare(image)
         boxes, scores, labels, counts = self.forward(pixels)
         count = int(counts[0])
-        return _to_source(boxes[0, :count], valid, image), scores[0, :count], labels[0, :count]
+        found = _to_source(boxes[0, :count], valid, image)
+        kept = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
+        return found[kept], scores[0, :count][kept], labels[0, :count][kept]
 
 
 class _Localizer(_Whole):
@@ -164,16 +179,21 @@ class _Localizer(_Whole):
     @torch.jit.export
     def predict(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pixels, valid = self.prepare(image)
-        answer = self.forward(pixels)
+        answer = _without_nan(self.forward(pixels)).double()
         height, width = self.size[0], self.size[1]
-        boxes = answer[:, :4].sigmoid() * torch.tensor([width, height, width, height])
+        shares = 1 / (1 + (-answer[:, :4].clamp(-80, 80)).exp())
+        boxes = shares * torch.tensor([width, height, width, height], dtype=torch.float64)
         scores, labels = torch.ones(1), torch.zeros(1, dtype=torch.int64)
         if answer.shape[1] > 4:
-            scores, labels = answer[:, 4:].softmax(1).max(1)
+            scores, labels = _softmax(answer[:, 4:]).max(1)
         return _to_source(boxes, valid, image), scores, labels
 
 
 class _Classifier(_Whole):
+    def __init__(self, net: nn.Module, spec: Manifest) -> None:
+        super().__init__(net, spec)
+        self.softmax = spec.activation != "none"
+
     def forward(self, images: Tensor) -> Tensor:
         answer: Tensor = self.net(images)
         return answer
@@ -181,7 +201,8 @@ class _Classifier(_Whole):
     @torch.jit.export
     def predict(self, image: Tensor) -> Tensor:
         pixels, _ = self.prepare(image)
-        return self.forward(pixels)[0].softmax(0)
+        answer = _without_nan(self.forward(pixels))[0]
+        return _softmax(answer) if self.softmax else answer
 
 
 class _Segmenter(_Whole):
@@ -198,9 +219,9 @@ class _Segmenter(_Whole):
     @torch.jit.export
     def predict(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pixels, valid = self.prepare(image)
-        fed, source = pixels.shape[1:3], image.shape[:2]
+        fed, source = list(pixels.shape[1:3]), list(image.shape[:2])
         logits = self.forward(pixels)
-        if valid != fed and logits.shape[2:] != fed:
+        if valid != fed and list(logits.shape[2:]) != fed:
             # Padding may begin inside a cell of a network that answers at a fraction of its input's size.
             logits = nn.functional.interpolate(logits, fed, mode="bilinear", align_corners=False)
         if valid != fed:

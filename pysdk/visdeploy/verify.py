@@ -21,6 +21,7 @@ from visdeploy.answers import Answer
 from visdeploy.bundle import TORCHSCRIPT, Bundle
 from visdeploy.comparison import Compared, Expected, compare, relative_error
 from visdeploy.engines import NAMES, Engine, installed, open_engine
+from visdeploy.engines.detector_file import DetectorFile
 from visdeploy.engines.exported import open_file
 from visdeploy.errors import (
     BundleError,
@@ -96,7 +97,7 @@ def _predictors(
     files: Sequence[str | Path],
     own_images: bool,
     not_run: list[NotRun],
-) -> Iterator[tuple[Predictor, str]]:
+) -> Iterator[tuple[Predictor | DetectorFile, str]]:
     """Open one after the other, each with the file that it runs in place of the bundle."""
     for engine in engines or ():
         if isinstance(engine, Predictor):
@@ -110,12 +111,12 @@ def _predictors(
     missing = []
     for file in files:
         try:
-            opened = open_file(file, bundle)
+            network = open_file(file, bundle)
         except MissingDependencyError as error:
             missing.append(error)
             not_run.append(NotRun(str(file), str(error), file=True))
             continue
-        with Predictor(bundle, opened) as predictor:
+        with network if isinstance(network, DetectorFile) else Predictor(bundle, network) as predictor:
             yield predictor, Path(file).name
     if missing and len(missing) == len(files) and not (every or engines):
         raise missing[0]
@@ -208,17 +209,20 @@ def _postprocessing(recorded: Sequence[Golden], spec: Manifest) -> Row:
     return _answer_row("postprocess", compared, tolerance.POSTPROCESS[spec.task], spec)
 
 
-def _golden_rows(predictor: Predictor, recorded: Sequence[Golden], ran: Mapping[str, str]) -> list[Row]:
+def _golden_rows(predictor: Predictor | DetectorFile, recorded: Sequence[Golden], ran: Mapping[str, str]) -> list[Row]:
+    spec = predictor.spec
+    results = predictor.stream([golden.source for golden in recorded])
+    whole = _compared_row("end to end", results, _expected(recorded, spec), spec, ran)
+    return [whole] if isinstance(predictor, DetectorFile) else [_network_row(predictor, recorded, ran), whole]
+
+
+def _network_row(predictor: Predictor, recorded: Sequence[Golden], ran: Mapping[str, str]) -> Row:
     spec, precision, infer = predictor.spec, ran["precision"], predictor.engine.infer
     errors = [relative_error(tiling.answer(infer, golden.pixels, spec), golden.logits) for golden in recorded]
     variant = spec.variant(predictor.engine.name, precision)
     own = variant.drift if variant is not None and variant.accepted and variant.drift is not None else 0.0
     limit = max(spec.tolerances.get(precision, tolerance.LOGITS[precision]), own * tolerance.VARIANT_SLACK)
-    results = predictor.stream([golden.source for golden in recorded])
-    return [
-        _row("network", errors, limit, "of the largest logit", **ran),
-        _compared_row("end to end", results, _expected(recorded, spec), spec, ran),
-    ]
+    return _row("network", errors, limit, "of the largest logit", **ran)
 
 
 def _expected(recorded: Sequence[Golden], spec: Manifest) -> list[Expected]:
@@ -255,7 +259,7 @@ class _OwnImages:
         if not self.expected:
             raise InputError(f"[verify] images: none of the {len(images)} could be predicted: {not_run[-1].why}")
 
-    def rows(self, predictor: Predictor, ran: Mapping[str, str]) -> list[Row]:
+    def rows(self, predictor: Predictor | DetectorFile, ran: Mapping[str, str]) -> list[Row]:
         """Compare a predictor with the reference, unless it is the reference."""
         itself = not ran["file"] and f"{ran['engine']} {ran['precision']}" == self.reference
         if not self.expected or itself:

@@ -20,23 +20,27 @@ if TYPE_CHECKING:
     from visdeploy.report import Report
 
 # The engine that a format is for, whose variants are all that it needs.
-_ENGINES = {"engine": ("tensorrt",), "openvino": ("openvino",), "pt2": None}
+_ENGINES = {"engine": ("tensorrt",), "openvino": ("openvino",), "pt2": None, "torchscript": None, "onnx": None}
+_FP32 = ("pt2", "torchscript", "onnx")
+_SUFFIXES = {".xml": "openvino", ".engine": "engine", ".pt2": "pt2", ".ts": "torchscript", ".onnx": "onnx"}
 
 
 @app.command()
 def export(
     source: Annotated[Path, typer.Argument(help="A run's folder, its model.pt, a bundle, or ONNX with --spec.")],
-    out: Annotated[Path, typer.Option(help="The file to write, such as car.vdz, car.engine, car.xml or car.pt2.")],
-    format: Annotated[str, typer.Option(help="bundle, engine, openvino or pt2.")] = "bundle",
+    out: Annotated[
+        Path, typer.Option(help="The file to write, such as car.vdz, car.engine, car.xml, car.pt2, car.ts or car.onnx.")
+    ],
+    format: Annotated[str, typer.Option(help=", ".join(("bundle", *_ENGINES)))] = "bundle",
     spec: Annotated[Path | None, typer.Option(help="JSON file: task, labels, size, mean, std, ...")] = None,
     golden: Annotated[Path | None, typer.Option(help="Image, or folder of images, to record answers for.")] = None,
     precision: Annotated[
         str, typer.Option(help="fp32; with it fp16, bf16, int8; or auto: all that keep the metric of --data.")
     ] = "fp32",
-    data: Annotated[Path | None, typer.Option(help="Images and masks to calibrate and measure on.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled images to calibrate and measure on.")] = None,
     data_format: Format = "auto",
     masks: Masks = None,
-    max_drop: Annotated[float, typer.Option(help="Largest drop of Dice or mean IoU.")] = 0.005,
+    max_drop: Annotated[float, typer.Option(help="Largest drop of the metric of --data.")] = 0.005,
     calibration: Annotated[int, typer.Option(help="Images that int8 takes its ranges from.")] = 64,
     engine: Annotated[
         list[str] | None, typer.Option(help="To make variants for; may be repeated; default, all.")
@@ -59,7 +63,7 @@ def export(
     choice("precision", precision, ("auto", *PRECISIONS))
     if not source.exists():
         raise InputError(f"[export] SOURCE: there is no file or folder {source}")
-    by_suffix = {".xml": "openvino", ".engine": "engine", ".pt2": "pt2"}.get(out.suffix)
+    by_suffix = _SUFFIXES.get(out.suffix)
     if format == "bundle" and by_suffix is not None:
         raise InputError(
             f"[export] out: expected a bundle's name, such as car.vdz, got {out}; or give --format {by_suffix}"
@@ -75,13 +79,13 @@ def export(
         )
     if format != "bundle" and engine:
         raise InputError(f"[export] --engine goes with --format bundle; {format} says itself what it is for")
-    if format == "pt2" and precision != "fp32":
-        raise InputError(f"[export] --format pt2 is fp32; {precision} goes with bundle, engine and openvino")
+    if format in _FP32 and precision != "fp32":
+        raise InputError(f"[export] --format {format} is fp32; {precision} goes with bundle, engine and openvino")
     wanted = None
     if precision != "fp32":
         from visdeploy.precision import PrecisionOptions
 
-        labelled = None if data is None else _labelled_or_plain(data, data_format, masks)
+        labelled = None if data is None else _labelled_or_plain(data, data_format, masks, _task(source, spec))
         engines = tuple(engine) if engine else _ENGINES.get(format)
         wanted = PrecisionOptions(precision, labelled, max_drop, calibration, engines)
     elif data is not None or engine:
@@ -96,6 +100,14 @@ def export(
             from visdeploy.openvino_ir import export_openvino
 
             _say(export_openvino(bundle, out, precision=precision, progress=note), out, as_json)
+        elif format == "torchscript":
+            from visdeploy.torchscript_file import export_torchscript
+
+            _say(export_torchscript(bundle, out, progress=note), out, as_json)
+        elif format == "onnx":
+            from visdeploy.onnx_detector import export_onnx
+
+            _say(export_onnx(bundle, out, progress=note), out, as_json)
         else:
             from visdeploy.pt2 import export_pt2
 
@@ -190,10 +202,24 @@ def _is_bundle(source: Path) -> bool:
     return source.suffix == ".vdz" or (source / "manifest.json").is_file()
 
 
-def _labelled_or_plain(path: Path, format: str, masks: str | None) -> "Dataset | list[Path]":
+def _task(source: Path, spec: Path | None) -> str | None:
+    if spec is not None and (task := _read_spec(spec).get("task")) is not None:
+        return str(task)
+    if _is_bundle(source):
+        from visdeploy.bundle import Bundle
+
+        return Bundle.open(source).manifest.task
+    if source.suffix == ".onnx":
+        return None
+    from visdeploy.train import checkpoint
+
+    return checkpoint.load(source)[1].task
+
+
+def _labelled_or_plain(path: Path, format: str, masks: str | None, task: str | None) -> "Dataset | list[Path]":
     """Read a data set; a folder that holds nothing but images is one without labels."""
     plain = path.is_dir() and not any(entry.is_dir() for entry in path.iterdir()) and any(path.iterdir())
-    return image_files([path]) if plain and format == "auto" and masks is None else open_data(path, format, masks)
+    return image_files([path]) if plain and format == "auto" and masks is None else open_data(path, format, masks, task)
 
 
 def _read_spec(path: Path) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def train(
     lr: Annotated[str, typer.Option(help="Peak learning rate, or 'find'.")] = "0.001",
     encoder_lr: Annotated[float, typer.Option(help="The encoder's share of it.")] = 0.3,
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 1e-2,
+    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.2,
     freeze_epochs: Annotated[int | None, typer.Option(help="Default: 1 with --weights, else 0.")] = None,
     freeze_to: Annotated[
         int | None,
@@ -124,6 +125,7 @@ def train(
         batch=batch,
         encoder_lr=encoder_lr,
         weight_decay=weight_decay,
+        warmup=warmup,
         freeze_epochs=freeze_epochs,
         freeze_to=freeze_to,
         freeze_bn=freeze_bn,
@@ -139,7 +141,8 @@ def train(
         **options,
     )
     dataset = open_data(data, format, masks, task)
-    note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {len(dataset.labels)} classes")
+    classes = len(dataset.labels) - (task == "detection")  # whose background is none
+    note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {classes} classes")
     result = fit(dataset, chosen, resume=resume)
     if as_json:
         document = {"checkpoint": str(result.checkpoint), "metrics": result.metrics, "seconds": result.seconds}
@@ -165,7 +168,7 @@ def val(
 ) -> None:
     """Measure a bundle on the held-out images of a folder, at their own size."""
     from visdeploy import evaluation_report
-    from visdeploy.evaluate import Detections, measure
+    from visdeploy.evaluate import Detections, check_labels, measure
     from visdeploy.metrics import headline
     from visdeploy.predictor import load
     from visdeploy.tables import console
@@ -177,7 +180,7 @@ def val(
         if task is not None and task != spec.task:
             raise InputError(f"--task: {bundle} is for {spec.task}, not {task}")
         dataset = open_data(data, format, masks, spec.task)
-        _check_labels(dataset.labels, spec.labels)
+        check_labels(dataset.labels, spec, "val")
         note_engine(predictor.engine)
         tally = measure(predictor, dataset.val)
         ran = {"engine": predictor.engine.name, "precision": predictor.engine.precision}
@@ -196,20 +199,6 @@ def val(
     score = headline(figures)
     if minimum is not None and not figures[score] >= minimum:
         raise CheckFailedError(f"{bundle}: {score} is {figures[score]:.4f}, below {minimum}")
-
-
-def _check_labels(labels: tuple[str, ...], known: tuple[str, ...]) -> None:
-    if labels == known:
-        return
-    lacks, more = (
-        ", ".join(repr(name) for name in names if name not in others)
-        for names, others in ((known, labels), (labels, known))
-    )
-    differences = [f"lack {lacks}" if lacks else "", f"have {more} besides" if more else ""]
-    how = " and ".join(filter(None, differences)) or f"are the same in another order, {labels} instead of {known}"
-    raise InputError(
-        f"[val] data: its labels {how}; expected those of the bundle, in its order (labels.txt names those of a folder)"
-    )
 
 
 def _coco(tally: "Detections") -> dict[str, float]:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from visdeploy.data import camvid, carvana, folder, voc
+from visdeploy.data import boxes_csv, camvid, carvana, coco, folder, voc, yolo
 from visdeploy.data.dataset import Dataset, Item, Objects, Sample, check, check_or_raise
 from visdeploy.data.largest import largest_object, largest_objects
 from visdeploy.errors import InputError
@@ -26,14 +26,30 @@ __all__ = [
 ]
 
 # The most telling layout first: the plain folder asks for the least.
-_FORMATS: dict[str, Any] = {"camvid": camvid, "carvana": carvana, "folder": folder, "voc": voc}
+_FORMATS: dict[str, Any] = {
+    "camvid": camvid,
+    "carvana": carvana,
+    "folder": folder,
+    "voc": voc,
+    "coco": coco,
+    "yolo": yolo,
+    "boxes_csv": boxes_csv,
+}
+
+# What a file that describes a data set is, by its extension: the format, and the option of its reader that names it.
+_FILES = {
+    ".json": ("coco", "json"),
+    ".yaml": ("yolo", "yaml"),
+    ".yml": ("yolo", "yaml"),
+    ".csv": ("boxes_csv", "table"),
+}
 
 
 def open(path: str | Path, *, format: str = "auto", task: str | None = None, **options: object) -> Dataset:
     """Read a folder of images and labels, without decoding the images yet.
 
     Args:
-        path: The folder.
+        path: The folder; or the JSON, YAML or CSV in it that describes the boxes, where there are several.
         format: "folder", "carvana" or "camvid" for masks; "voc", "coco", "yolo" or "boxes_csv" for boxes; or "auto" to
             tell by what is in the folder.
         task: What it is for: "segmentation", "detection", "localization" or "classification"; the last two take the
@@ -48,20 +64,33 @@ def open(path: str | Path, *, format: str = "auto", task: str | None = None, **o
         >>> dataset = open("cells", task="detection")  # doctest: +SKIP
     """
     root = Path(path)
+    if format == "auto" and root.suffix in _FILES and root.is_file():
+        format, option = _FILES[root.suffix]
+        folder_above = root.parent.parent if root.parent.name == "annotations" else root.parent
+        root, options = folder_above, {**options, option: str(root.relative_to(folder_above))}
     if not root.is_dir():
         raise InputError(f"[data.open] path: expected a folder, got {root}")
     if task is not None and task not in get_args(Task):
         raise InputError(f"[data.open] task: expected {', '.join(get_args(Task))} or None, got {task!r}")
-    if format == "auto":
-        format = _detect(root, task)
-    if format not in _FORMATS:
-        near = get_close_matches(format, _FORMATS, n=1, cutoff=0.0)[0]
-        raise InputError(f"[data.open] format: no format {format!r}; did you mean {near!r}? ({', '.join(_FORMATS)})")
-    reader = _FORMATS[format]
-    if task is not None and task not in reader.TASKS:
-        raise InputError(f"[data.open] format: {format!r} is for {', '.join(sorted(reader.TASKS))}, not for {task}")
-    dataset: Dataset = reader.read(root, **options)
+    try:
+        dataset = _read(root, format, task, options)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"[data.open] path: {root} cannot be read: {error}") from error
+    if task in ("detection", "localization") and not all(item.load_objects for item in (*dataset.train, *dataset.val)):
+        raise InputError(f"[data.open] path: {root} names classes of images, but no boxes, which {task} needs")
     return largest_objects(dataset) if task in ("localization", "classification") else dataset
+
+
+def _read(root: Path, format: str, task: str | None, options: dict[str, object]) -> Dataset:
+    name = _detect(root, task) if format == "auto" else format
+    if name not in _FORMATS:
+        near = get_close_matches(name, _FORMATS, n=1, cutoff=0.0)[0]
+        raise InputError(f"[data.open] format: no format {name!r}; did you mean {near!r}? ({', '.join(_FORMATS)})")
+    reader = _FORMATS[name]
+    if task is not None and task not in reader.TASKS:
+        raise InputError(f"[data.open] format: {name!r} is for {', '.join(sorted(reader.TASKS))}, not for {task}")
+    dataset: Dataset = reader.read(root, **options)
+    return dataset
 
 
 def _detect(root: Path, task: str | None) -> str:

@@ -1,7 +1,7 @@
 """The conventions in which boxes are written down, and the one that is used here: corners, the second exclusive.
 
 A box x1, y1, x2, y2 covers x1 <= x < x2 and y1 <= y < y2 in pixels, so that its width is x2 - x1. All functions take
-and return (N, 4) arrays.
+and return (N, 4) arrays, of whatever numbers a file has: `marked.keep_valid` judges them.
 """
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 Boxes = NDArray[np.float64]
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def from_xywh(boxes: ArrayLike) -> Boxes:
     """COCO: left, top, width, height."""
     x, y, width, height = _columns(boxes)
@@ -36,14 +37,15 @@ def to_inclusive_yxyx(boxes: ArrayLike) -> Boxes:
 
 def from_pascal(boxes: ArrayLike) -> Boxes:
     """Pascal VOC's own files: xmin, ymin, xmax, ymax, counted from 1, the last pixel included."""
-    return _stacked(boxes) - np.array([1, 1, 0, 0])
+    return np.asarray(_stacked(boxes) - [1, 1, 0, 0])
 
 
 def to_pascal(boxes: ArrayLike) -> Boxes:
     """Invert `from_pascal`."""
-    return _stacked(boxes) + np.array([1, 1, 0, 0])
+    return np.asarray(_stacked(boxes) + np.array([1, 1, 0, 0]))
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def from_yolo(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:
     """Centre x, centre y, width and height as shares of an image of `size` (height, width)."""
     x, y, width, height = (_stacked(boxes) * [size[1], size[0], size[1], size[0]]).T

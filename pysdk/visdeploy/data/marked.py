@@ -149,7 +149,7 @@ def _item(image: Marked, labels: Sequence[str], notes: list[str], clipped: dict[
     before = np.asarray(image.xyxy, np.float64).reshape(-1, 4)
     corners, reasons = keep_valid(before, image.size)
     kept = reasons == ""
-    for index in np.flatnonzero(~kept):
+    for index in np.flatnonzero(~kept).tolist():
         shown = ", ".join(f"{value:g}" for value in before[index])
         notes.append(f"{image.name}: {labels[image.labels[index]]} at ({shown}) is dropped: {reasons[index]}")
     beyond = int((np.abs(corners[kept] - before[kept]).max(1, initial=0) > 0.5).sum())

@@ -12,11 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import image
+from visdeploy.data.box_formats import to_xywh
 from visdeploy.data.dataset import ClassMap, Dataset, Image, Item, Objects, Sample, hold_out
+from visdeploy.data.largest import largest_objects
 from visdeploy.data.vehicles import DESIGNS, Camera, Color, Painter, Vehicle
 from visdeploy.spec import default_palette
 
 LABELS = ("background", "vehicle")
+"""Of masks."""
+KINDS = ("background", "car", "van", "truck", "bus")
+"""Of boxes."""
 
 # Drawn at this multiple of the final size, so that edges are smooth and a pixel's owner is a majority.
 _OVERSAMPLING = 2
@@ -32,19 +37,31 @@ _PAINTS = (
 )
 
 
-def scenes(count: int, *, size: tuple[int, int] = (288, 384), seed: int = 0) -> Dataset:
-    """Describe `count` scenes of `size` (height, width); each is drawn when it is loaded."""
+def scenes(count: int, *, size: tuple[int, int] = (288, 384), seed: int = 0, task: str = "segmentation") -> Dataset:
+    """Describe scenes that are drawn when they are loaded.
+
+    Args:
+        count: How many.
+        size: Height and width.
+        seed: Another seed gives other scenes.
+        task: "segmentation" for masks of `LABELS`; "detection" for boxes of `KINDS`; "localization" or
+            "classification" for the largest of these.
+    """
+    masks = task == "segmentation"
     items = [
         Item(
             f"scene{index:05}",
             load_image=partial(_load_image, index, size, seed),
-            load_mask=partial(_load_mask, index, size, seed),
-            load_objects=partial(_load_objects, index, size, seed),
+            load_mask=partial(_load_mask, index, size, seed) if masks else None,
+            load_objects=None if masks else partial(_load_objects, index, size, seed),
+            size=size,
         )
         for index in range(count)
     ]
     train, val = hold_out(items)
-    return Dataset(LABELS, default_palette(2, 0), train, val, background=0)
+    labels = LABELS if masks else KINDS
+    dataset = Dataset(labels, default_palette(len(labels), 0), train, val, background=0)
+    return largest_objects(dataset) if task in ("localization", "classification") else dataset
 
 
 def write_scenes(folder: Path, count: int, *, size: tuple[int, int] = (288, 384), seed: int = 0) -> None:
@@ -61,10 +78,12 @@ def write_scenes(folder: Path, count: int, *, size: tuple[int, int] = (288, 384)
         image.write(folder / "masks" / f"{sample.name}.png", sample.mask * np.uint8(255))
         images.append({"id": index, "file_name": f"{sample.name}.jpg", "height": size[0], "width": size[1]})
         assert sample.objects is not None
-        for x1, y1, x2, y2 in sample.objects.xyxy.tolist():
-            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
-            annotations.append({"id": len(annotations) + 1, "image_id": index, "category_id": 1, **box})
-    categories = [{"id": 1, "name": LABELS[1]}]
+        for (x, y, w, h), label in zip(
+            to_xywh(sample.objects.xyxy).tolist(), sample.objects.labels.tolist(), strict=True
+        ):
+            box = {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+            annotations.append({"id": len(annotations) + 1, "image_id": index, "category_id": label, **box})
+    categories = [{"id": label, "name": kind} for label, kind in enumerate(KINDS) if label]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "boxes.json").write_text(json.dumps(document))
 
@@ -78,7 +97,7 @@ def draw_scene(index: int, *, size: tuple[int, int] = (288, 384), seed: int = 0)
         seed: Another seed gives other scenes.
 
     Returns:
-        The image, its (H, W) mask of 0 and 1, and a box around the visible part of each vehicle, labelled 1.
+        The image, its (H, W) mask of 0 and 1, and a box around the visible part of each vehicle, labelled by `KINDS`.
     """
     rng = np.random.default_rng([seed, index])
     height, width = size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING
@@ -105,7 +124,8 @@ def draw_scene(index: int, *, size: tuple[int, int] = (288, 384), seed: int = 0)
     boxes = _boxes(owners, len(vehicles))
     mask = np.isin(owners, list(boxes)).astype(np.uint8)
     corners = np.array(list(boxes.values()), np.float32).reshape(-1, 4)
-    objects = Objects(corners, np.ones(len(boxes), np.int64), np.zeros(len(boxes), bool))
+    kinds = np.array([KINDS.index(vehicles[owner - 1].design.kind) for owner in boxes], np.int64)
+    objects = Objects(corners, kinds, np.zeros(len(boxes), bool))
     return Sample(f"scene{index:05}", _expose(pixels, rng), mask, objects)
 
 

@@ -55,8 +55,9 @@ class Body:
 
 @dataclass(frozen=True)
 class Design:
-    """The bodies and wheels that make up one model of vehicle."""
+    """The bodies and wheels that make up one model of vehicle, and the kind that people call it."""
 
+    kind: str
     bodies: tuple[Body, ...]
     axles: tuple[float, ...]
     wheel_radius: float
@@ -196,13 +197,13 @@ _BUS = Body(
 )
 
 DESIGNS = (
-    Design((_SEDAN,), (0.85, 3.6), 0.33),
-    Design((_HATCHBACK,), (0.7, 3.2), 0.32),
-    Design((_SUV,), (0.9, 3.75), 0.39),
-    Design((_VAN,), (0.95, 4.2), 0.37),
-    Design((_MINIBUS,), (0.95, 4.2), 0.37),
-    Design((_CHASSIS, _BOX, _CAB), (1.2, 6.2), 0.5),
-    Design((_BUS,), (2.3, 7.9), 0.52),
+    Design("car", (_SEDAN,), (0.85, 3.6), 0.33),
+    Design("car", (_HATCHBACK,), (0.7, 3.2), 0.32),
+    Design("car", (_SUV,), (0.9, 3.75), 0.39),
+    Design("van", (_VAN,), (0.95, 4.2), 0.37),
+    Design("van", (_MINIBUS,), (0.95, 4.2), 0.37),
+    Design("truck", (_CHASSIS, _BOX, _CAB), (1.2, 6.2), 0.5),
+    Design("bus", (_BUS,), (2.3, 7.9), 0.52),
 )
 
 

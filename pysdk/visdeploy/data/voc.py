@@ -54,17 +54,17 @@ def read(root: Path, *, labels: Sequence[str] | None = None, inclusive: bool | N
     annotations = next((path for name in _FOLDERS if (path := root / name).is_dir()), root / _FOLDERS[0])
     images = next((path for name in ("JPEGImages", "images") if (path := root / name).is_dir()), root)
     known = given_labels(root, labels)
-    parsed: list[list[_Annotation]] = []
     splits: list[Split] = []
-    for names in _splits(root, annotations):
+    parsed: list[list[_Annotation]] = []
+    for stems in _splits(root, annotations):
         split, found = Split(), []
-        for name in names:
+        for stem in stems:
             try:
-                found.append(_read_xml(annotations / f"{name}.xml", images, inclusive))
+                found.append(_read_xml(annotations / f"{stem}.xml", images, inclusive))
             except InputError as error:
                 split.problems.append(str(error))
-        parsed.append(found)
         splits.append(split)
+        parsed.append(found)
     names = known or (BACKGROUND, *sorted({name for found in parsed for one in found for name in one.classes}))
     index = {name: number for number, name in enumerate(names) if number}
     for split, found in zip(splits, parsed, strict=True):
@@ -75,8 +75,8 @@ def read(root: Path, *, labels: Sequence[str] | None = None, inclusive: bool | N
                 labelled = [index[name] for name in one.classes]
                 split.images.append(Marked(one.file.stem, one.image, one.size, one.xyxy, labelled, one.difficult))
     if len(splits) == 1:
-        stems = {path.stem for path in annotations.glob("*.xml")}
-        without = sum(path.suffix.lower() in SUFFIXES and path.stem not in stems for path in images.iterdir())
+        named = {path.stem for path in annotations.glob("*.xml")}
+        without = sum(path.suffix.lower() in SUFFIXES and path.stem not in named for path in images.iterdir())
         splits[0].notes += [f"{images}: {without} images have no XML file, and are left out"] if without else []
     return make_dataset(root, names, splits)
 
@@ -118,9 +118,8 @@ def _read_xml(path: Path, images: Path, inclusive: bool | None) -> _Annotation:
 
 
 def _parse(path: Path, images: Path, tree: ElementTree.Element, inclusive: bool | None) -> _Annotation:
-    image = images / Path(tree.findtext("filename") or path.name).name
-    # Many an editor leaves another file's name in here.
-    image = image if image.stem == path.stem and image.is_file() else find_image(images, path.stem) or image
+    # Many an editor leaves another file's name in the XML.
+    image = find_image(images, path.stem) or images / Path(tree.findtext("filename") or path.stem).name
     if not image.is_file():
         raise InputError(f"no image {path.stem} in {images.name}/")
     corners, classes, difficult = [], [], []
@@ -136,7 +135,7 @@ def _parse(path: Path, images: Path, tree: ElementTree.Element, inclusive: bool 
         inclusive = source.startswith("The VOC")
     xyxy = box_formats.from_pascal(corners) if inclusive else np.array(corners, np.float64).reshape(-1, 4)
     stated = [(tree.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
-    sides = [int(text) if text.isdecimal() else 0 for text in stated]
+    sides = [int(text) if text.isdecimal() and len(text) < 10 else 0 for text in stated]
     size = (sides[0], sides[1]) if all(sides) else read_size(image)
     return _Annotation(path, image, size, xyxy, classes, difficult)
 

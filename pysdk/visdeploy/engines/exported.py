@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from visdeploy import bundle as bundles
-from visdeploy.engines import Engine, cpu_quota, load_adapter, open_engine, reason
+from visdeploy.engines import Engine, cpu_quota, detector_file, load_adapter, open_engine, reason
+from visdeploy.engines.detector_file import DetectorFile
 from visdeploy.engines.torchscript import TorchEngine
 from visdeploy.errors import EngineError, InputError, MissingDependencyError
 from visdeploy.spec import MAX_BYTES
@@ -19,8 +20,10 @@ from visdeploy.spec import MAX_BYTES
 SUFFIXES = (".pt2", ".xml", ".engine", ".onnx", ".ts")
 
 
-def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine:
+def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine | DetectorFile:
     """Load a file in place of the network of the bundle that it was made from.
+
+    A detector that answers boxes itself is no engine.
 
     Opening a .pt2 or a .ts may run code that is in it, as with every model in PyTorch's formats: open what you trust.
 
@@ -44,7 +47,18 @@ def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine:
         adapter = load_adapter("openvino")
         opened: Engine = adapter.open_ir((data, weights), replace(bundle, path=path), threads=cpu_quota())
         return opened
-    name, engine = (bundles.ONNX, "auto") if path.suffix == ".onnx" else (bundles.TORCHSCRIPT, "torchscript")
+    detects = bundle.manifest.task == "detection"
+    if path.suffix == ".onnx":
+        found = detector_file.open_onnx(path, data, bundle) if detects else None
+        return found or _in_place(bundle, path, bundles.ONNX, data, "auto")
+    if detector_file.calls_our_ops(data):
+        import visdeploy.torch_ops  # noqa: F401  (which the file needs to be loaded)
+    script: Any = _in_place(bundle, path, bundles.TORCHSCRIPT, data, "torchscript")
+    found = detector_file.of_script(script.module, script.version, bundle) if detects else None
+    return found or script
+
+
+def _in_place(bundle: bundles.Bundle, path: Path, name: str, data: bytes, engine: str) -> Engine:
     return open_engine(engine, replace(bundle, path=path, files={name: data}), precision="fp32")
 
 

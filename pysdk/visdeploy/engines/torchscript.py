@@ -55,7 +55,7 @@ class TorchEngine:
         self.name = name
         self.version = version()
         self.notes: list[str] = []
-        self._module = module
+        self.module = module
         self._lock = threading.Lock()
 
     def infer(self, images: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
@@ -66,14 +66,14 @@ class TorchEngine:
         batch = torch.from_numpy(images if images.flags.writeable else images.copy())
         try:
             with self._lock, torch.inference_mode():
-                logits = self._module(batch).float().numpy(force=True)
+                logits = self.module(batch).float().numpy(force=True)
         except Exception as error:  # its message may not even be UTF-8
             raise EngineError(f"{self.name}: inference failed on input {images.shape} ({reason(error)})") from error
         return np.asarray(logits)
 
     def close(self) -> None:
         """Release the module."""
-        self._module = None
+        self.module = None
 
 
 def open_engine(bundle: bundles.Bundle, *, precision: str, threads: int) -> TorchEngine:

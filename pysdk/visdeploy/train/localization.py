@@ -1,7 +1,7 @@
 """Learning the one main object of an image: its box and its class, or either alone."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ class LocalizationTask(Task):
     """L1 of the corners in pixels, plus cross-entropy; measured by both, and by what is right in both."""
 
     examples = MainObject
-    reported = ("accuracy", "iou", "l1")
+    reported: ClassVar[tuple[str, ...]] = ("accuracy", "iou", "l1")
     gradient_clip = 10.0
-    predicts = ("both", "box")
+    predicts: ClassVar[tuple[str, ...]] = ("both", "box")
+    scale: Tensor
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

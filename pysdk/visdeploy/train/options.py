@@ -112,6 +112,8 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.task not in _MODELS:
+            raise InputError(f"[train] task: expected {', '.join(_MODELS)}, got {self.task!r}")
         for option in fields(self):
             tasks = _ONLY_FOR.get(option.name, (self.task,))
             if self.task not in tasks and getattr(self, option.name) != option.default:
@@ -137,6 +139,8 @@ class TrainOptions:
         for name in ("batch", *(("lr",) if self.lr is not None else ())):
             if getattr(self, name) <= 0:
                 raise InputError(f"[train] {name}: expected a positive number, got {getattr(self, name)}")
+        if self.arch == "localizer" and self.batch < 2:
+            raise InputError("[train] batch: expected at least 2, as a localizer's head normalises over it, got 1")
         if not 0 <= self.ema < 1:
             raise InputError(f"[train] ema: expected a decay from 0 to below 1, got {self.ema}")
         if min(self.epochs) < 1:

@@ -19,7 +19,11 @@ class SegmentationTask(Task):
 
     examples = Pairs
     reported = ("accuracy",)
-    class_weights: Tensor | None = None
+    class_weights: Tensor | None
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.register_buffer("class_weights", None, persistent=False)
 
     @classmethod
     def select(cls, dataset: Dataset, options: TrainOptions) -> Dataset:
@@ -52,7 +56,7 @@ class SegmentationTask(Task):
         """Weigh the classes by how many pixels they have, if the options say so."""
         if self.options.class_weights == "balanced" and not self.spec.binary:
             weights = class_frequencies(train, len(self.spec.labels)).clamp(min=1e-4).rsqrt()
-            self.register_buffer("class_weights", weights / weights.mean(), persistent=False)
+            self.class_weights = weights / weights.mean()
 
     def loss(self, answer: Tensor, target: Tensor) -> Tensor:
         """Return the loss that the options name."""

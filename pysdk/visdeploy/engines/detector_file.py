@@ -1,0 +1,144 @@
+"""A detector in a file that answers boxes, as `visdeploy export --format torchscript` and `--format onnx` write it."""
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visdeploy.bundle import Bundle
+from visdeploy.engines import cpu_quota, installed, reason
+from visdeploy.errors import EngineError, MissingDependencyError, VisdeployError
+from visdeploy.image import ImageSource, decode
+from visdeploy.ops import Detections
+from visdeploy.postprocess import boxes_at_source
+from visdeploy.preprocess import prepare
+from visdeploy.types import Result
+
+OUTPUTS = ("boxes", "scores", "labels", "counts")
+"""What such a graph answers: see `torch.ops.visdeploy.detect`."""
+
+Run = Callable[[NDArray[np.uint8]], Sequence[NDArray[Any]]]
+
+
+class DetectorFile:
+    """In the place of an engine and the predictor over it, for `verify`."""
+
+    precision = "fp32"
+
+    def __init__(self, name: str, version: str, run: Run, bundle: Bundle) -> None:
+        self.name, self.version = name, version
+        self.spec = bundle.manifest
+        self._run = run
+
+    @property
+    def engine(self) -> Self:
+        """What runs the network."""
+        return self
+
+    def detect(self, images: NDArray[np.uint8]) -> list[Detections]:
+        """Return what it finds in (B, h, w, 3) images of the network's size, in their pixels.
+
+        Raises:
+            EngineError: It fails, or answers something else than `OUTPUTS`.
+        """
+        try:
+            boxes, scores, labels, counts = self._run(images)
+            return [
+                Detections(*(np.ascontiguousarray(part[index, :count]) for part in (boxes, scores, labels)))
+                for index, count in enumerate(counts.tolist())
+            ]
+        except Exception as error:  # engines share no base class, and a file may answer anything
+            raise EngineError(f"{self.name}: inference failed on input {images.shape} ({reason(error)})") from error
+
+    def stream(self, images: Iterable[ImageSource]) -> Iterator[Result]:
+        """Predict one image after the other, as `Predictor.stream` does."""
+        for index, source in enumerate(images):
+            result = Result(
+                str(source) if isinstance(source, str | Path) else "", index, self.spec.labels, self.spec.palette
+            )
+            try:
+                pixels = decode(source)
+                prepared = prepare(pixels, self.spec)
+                (found,) = self.detect(np.asarray(prepared.pixels)[None])
+                boxes = boxes_at_source(found, prepared, self.spec)
+                yield Result(result.source, index, result.labels, result.palette, pixels.shape[:2], boxes=boxes)
+            except VisdeployError as error:
+                yield Result(result.source, index, result.labels, result.palette, error=error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def open_onnx(path: Path, graph: bytes, bundle: Bundle) -> DetectorFile | None:
+    """Open a graph in ONNX Runtime or else OpenVINO; None where it answers something else than boxes.
+
+    Raises:
+        MissingDependencyError: Neither is installed.
+        EngineError: The graph is refused.
+    """
+    here = installed()
+    name = next((name for name in ("onnxruntime", "openvino") if name in here), None)
+    if name is None:
+        raise MissingDependencyError(
+            f"{path} needs onnxruntime or openvino to run: pip install 'visdeploy[onnxruntime]'"
+        )
+    try:
+        outputs, version, run = (_onnxruntime if name == "onnxruntime" else _openvino)(
+            graph, bundle.manifest.input_name
+        )
+    except Exception as error:  # engines share no base class but Exception
+        raise EngineError(f"{name}: refused {path} ({reason(error)})") from error
+    return DetectorFile(name, version, run, bundle) if outputs == OUTPUTS else None
+
+
+def _onnxruntime(graph: bytes, images: str) -> tuple[tuple[str, ...], str, Run]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cpu_quota()
+    options.log_severity_level = 4  # its errors are raised here, not printed as well
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    names = tuple(output.name for output in session.get_outputs())
+    return names, onnxruntime.__version__, lambda batch: session.run(None, {images: batch})
+
+
+def _openvino(graph: bytes, images: str) -> tuple[tuple[str, ...], str, Run]:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": cpu_quota(), "ENABLE_CPU_PINNING": False}
+    compiled = core.compile_model(core.read_model(graph), "CPU", settings)
+    names = tuple(output.any_name for output in compiled.outputs)
+    return names, openvino.__version__, lambda batch: [np.array(part) for part in compiled({images: batch}).values()]
+
+
+def of_script(module: Any, version: str, bundle: Bundle) -> DetectorFile | None:
+    """Wrap a loaded TorchScript file; None where it answers something else than boxes."""
+    import torch
+
+    returns = module.forward.schema.returns
+    if len(returns) != 1 or str(returns[0].type) != "Tuple[Tensor, Tensor, Tensor, Tensor]":
+        return None
+
+    def run(batch: NDArray[np.uint8]) -> Sequence[NDArray[Any]]:
+        with torch.inference_mode():
+            return [part.numpy() for part in module(torch.from_numpy(np.array(batch)))]
+
+    return DetectorFile("torchscript", version, run, bundle)
+
+
+def calls_our_ops(script: bytes) -> bool:
+    """Return whether the code of a TorchScript file calls `torch.ops.visdeploy`; False for what is no such file."""
+    try:
+        with zipfile.ZipFile(BytesIO(script)) as archive:
+            sources = [entry for entry in archive.namelist() if entry.endswith(".py")]
+            return any(b"ops.visdeploy." in archive.read(entry) for entry in sources)
+    except (zipfile.BadZipFile, OSError, RuntimeError):
+        return False
