@@ -23,9 +23,9 @@ from visdeploy.engines import Engine, cpu_quota, installed, open_engine, reason
 from visdeploy.engines import torchscript as torchscript_engine
 from visdeploy.errors import InputError, MissingDependencyError, VisdeployError
 from visdeploy.image import ImageSource
-from visdeploy.predictor import refuse_single
 from visdeploy.preprocess import prepare
 from visdeploy.report import Report
+from visdeploy.sources import refuse_single
 from visdeploy.verify import verify
 from visdeploy.whole_file import whole_file
 

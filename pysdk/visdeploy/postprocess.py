@@ -197,7 +197,7 @@ def _detect(
         iou_threshold=spec.iou_threshold if asked.iou is None else asked.iou,
         top_k=spec.top_k,
         # Boxes of classes that nobody asked for must not crowd out the others.
-        max_det=max_det if wanted is None else spec.top_k * len(spec.labels),
+        max_det=max_det if wanted is None else len(anchors) * len(spec.labels),
         mode=spec.nms,
         num_threads=num_threads,
     )

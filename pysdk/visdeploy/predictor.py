@@ -25,6 +25,7 @@ from visdeploy.lanes import in_order
 from visdeploy.mask import Array
 from visdeploy.postprocess import find, find_tiled_masks
 from visdeploy.preprocess import Prepared, prepare
+from visdeploy.sources import describe, in_batches, own, refuse_single
 from visdeploy.spec import Manifest
 from visdeploy.types import Boxes, Classes, Masks, Result, Timings
 
@@ -240,7 +241,7 @@ class Predictor:
             raise EngineError("[predict] the model was loaded before this process was forked; load it in this one")
 
     def _predict(self, source: Any, index: int, color: Color, asked: Asked) -> Result:
-        return self._finish([self._prepare(_own(source), index, color)], asked, alone=True)[0]
+        return self._finish([self._prepare(own(source), index, color)], asked, alone=True)[0]
 
     def _stream(self, sources: Iterable[Any], batch_size: int, color: Color, asked: Asked) -> Iterator[Result]:
         def predict(batch: list[tuple[int, Any]]) -> list[Result]:
@@ -252,14 +253,14 @@ class Predictor:
             ]
 
         lanes = self.engine.lanes
-        with closing(in_order(predict, _batches(sources, batch_size), lanes, 2 * lanes)) as answers:
+        with closing(in_order(predict, in_batches(sources, batch_size), lanes, 2 * lanes)) as answers:
             for results in answers:
                 for result in results:
                     self._check_usable()
                     yield result
 
     def _prepare(self, source: Any, index: int, color: Color) -> "_Item":
-        result = Result(_describe(source), index, self.spec.labels, self.spec.palette)
+        result = Result(describe(source), index, self.spec.labels, self.spec.palette)
         start = time.perf_counter()
         pixels = decode(source, color=color)
         decoded = time.perf_counter()
@@ -271,7 +272,7 @@ class Predictor:
         try:
             return self._prepare(source, index, color)
         except Exception as error:  # whatever one image provokes must not cost the others
-            result = Result(_describe(source), index, self.spec.labels, self.spec.palette)
+            result = Result(describe(source), index, self.spec.labels, self.spec.palette)
             return _Item(_failed(result, error, InputError), None)
 
     def _finish(self, batch: Sequence["_Item"], asked: Asked, *, alone: bool) -> list[Result]:
@@ -364,40 +365,6 @@ class _Item:
         return () if self.prepared is None else self.prepared.pixels.shape
 
 
-def refuse_single(images: object, argument: str) -> None:
-    """Raise InputError for one image where several are expected: its letters or rows would pass for images."""
-    if isinstance(images, str | bytes | os.PathLike) or (isinstance(images, np.ndarray) and images.ndim < 4):
-        # os.path, as the path may be one that no file could have.
-        named = os.fspath(images) if isinstance(images, str | os.PathLike) else None
-        what = "" if named is None or os.path.exists(named) else f", and {named!r} does not exist"  # noqa: PTH110
-        raise InputError(f"{argument}: expected several images, got a single {type(images).__name__}{what}")
-
-
-def _own(source: Any) -> Any:
-    """Copy what the caller may overwrite with the next frame while this one is still waiting, or shown in a result."""
-    if isinstance(source, np.ndarray):
-        return source.copy()
-    return bytes(source) if isinstance(source, bytearray | memoryview) else source
-
-
-def _batches(sources: Iterable[Any], size: int) -> Iterator[list[tuple[int, Any]]]:
-    """Yield neighbours with their positions; where `sources` raises, what came before it first."""
-    batch: list[tuple[int, Any]] = []
-    failure: Exception | None = None
-    try:
-        for index, source in enumerate(sources):
-            batch.append((index, _own(source)))
-            if len(batch) == size:
-                yield batch
-                batch = []
-    except Exception as error:  # the caller's own
-        failure = error
-    if batch:
-        yield batch
-    if failure is not None:
-        raise failure
-
-
 def _answered(result: Result, found: Masks | Boxes | Classes, infer_ms: float, postprocess_ms: float) -> Result:
     timings = replace(result.timings, infer_ms=infer_ms, postprocess_ms=postprocess_ms)
     if isinstance(found, Masks):
@@ -414,9 +381,3 @@ def _failed(result: Result, error: Exception, kind: type[VisdeployError]) -> Res
         seen.__traceback__ = None
         seen = seen.__cause__ or seen.__context__
     return Result(result.source, result.index, result.labels, result.palette, error=known)
-
-
-def _describe(source: Any) -> str:
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    return f"{type(source).__name__} in memory"
