@@ -15,6 +15,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -46,11 +47,12 @@ class Features(nn.Module):
         )
         norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
         widths = [1280, 512, 256, 256, 128]
-        self.extra = nn.ModuleList(_extra_block(a, b, norm) for a, b in zip(widths, widths[1:], strict=False))
+        self.extra = nn.ModuleList(_extra_block(a, b, norm) for a, b in pairwise(widths))
         _normal_init(self.extra)
         self.out_channels = [576, *widths]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Map (B, 3, H, W) to maps by name, finest first."""
         maps = []
         for block in [*self.stages, *self.extra]:
             x = block(x)
