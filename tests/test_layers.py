@@ -15,18 +15,16 @@ PACKAGE = ROOT / "pysdk" / "visdeploy"
 # A module may import from its own layer and from those before it.
 LAYERS = (
     {
-        *(
-            "errors",
-            "native",
-            "tolerance",
-            "metrics",
-            "whole_file",
-            "lanes",
-            "machine",
-            "onnx_files",
-            "report",
-            "sources",
-        ),
+        "errors",
+        "native",
+        "tolerance",
+        "metrics",
+        "whole_file",
+        "lanes",
+        "machine",
+        "onnx_files",
+        "report",
+        "sources",
         "torch_library",
     },
     {"spec", "anchors", "mask", "ops", "image", "average_precision", "drawing"},
