@@ -26,7 +26,8 @@ from visdeploy.verify import runnable
 SCENES = 400
 SCENE_SIZE = (288, 384)
 NETWORK_SIZE = (192, 256)
-EPOCHS = 18
+EPOCHS = 13
+DETECTOR_EPOCHS = 10
 PICTURES = 12
 
 
@@ -39,10 +40,10 @@ def run(out: Path, *, seed: int = 0) -> None:
     """
     start = time.perf_counter()
     _clear(out)
-    _step("1/6", f"drawing {SCENES} scenes with exact masks")
+    _step("1/7", f"drawing {SCENES} scenes with exact masks")
     write_scenes(out / "scenes", SCENES, size=SCENE_SIZE, seed=seed)
     dataset = data.open(out / "scenes")
-    _step("2/6", f"training a U-Net on {len(dataset.train)} of them")
+    _step("2/7", f"training a U-Net on {len(dataset.train)} of them")
     options = TrainOptions(
         out=out / "run",
         encoder="resnet10t",
@@ -56,11 +57,11 @@ def run(out: Path, *, seed: int = 0) -> None:
         seed=seed,
     )
     trained = fit(dataset, options)
-    _step("3/6", "exporting, and verifying on every engine installed")
+    _step("3/7", "exporting, and verifying on every engine installed")
     net, spec = checkpoint.load(trained.checkpoint)
     report = export(net, out / "car.vdz", spec=spec, golden=_paths(dataset.val)[:2], progress=_say)
     tables.console().print(tables.of_report(report))
-    _step("4/6", f"predicting the {len(dataset.val)} held-out scenes")
+    _step("4/7", f"predicting the {len(dataset.val)} held-out scenes")
     with load(out / "car.vdz") as model:
         figures = evaluate(model, dataset.val)
         files = PredictionFiles(out / "predictions", model.spec)
@@ -68,7 +69,7 @@ def run(out: Path, *, seed: int = 0) -> None:
             files.add(result)
         files.close()
     _say(f"Dice {figures['dice']:.4f}, IoU {figures['iou']:.4f} at the size of the images")
-    _step("5/6", "timing the engines against PyTorch as written by hand")
+    _step("5/7", "timing the engines against PyTorch as written by hand")
     sources = [path.read_bytes() for path in _paths(dataset.val)[:8]]
     bundle = Bundle.open(out / "car.vdz")
     predictors = [Predictor(bundle, open_engine(name, bundle)) for name in runnable(bundle)]
@@ -76,11 +77,41 @@ def run(out: Path, *, seed: int = 0) -> None:
     _require_same(predictors[0], baseline, sources)
     measured = measure([*predictors, baseline], sources, rounds=10)
     tables.console().print(tables.of_measurements(measured))
-    _step("6/6", "writing the summary")
+    _step("6/7", "training a detector on the U-Net's encoder, and taking it the same road")
+    found, boxes = _detect(out, trained.checkpoint, seed)
+    _step("7/7", "writing the summary")
     pictures = files.overlays[:PICTURES]
-    image.write(out / "contact.png", contact_sheet([image.decode(path) for path in pictures], columns=4))
-    _write_page(out, figures, report, measured, pictures)
+    for name, sheet in (("contact", pictures), ("contact_boxes", boxes)):
+        image.write(out / f"{name}.png", contact_sheet([image.decode(path) for path in sheet], columns=4))
+    _write_page(out, figures, report, measured, pictures, found, boxes)
     _say(f"done in {(time.perf_counter() - start) / 60:.1f} min; open {out / 'index.html'}")
+
+
+def _detect(out: Path, weights: Path, seed: int) -> tuple[dict[str, float], list[Path]]:
+    """Make `detector.vdz`, and return its figures on the held-out scenes and pictures of some."""
+    dataset = data.open(out / "scenes", task="detection")
+    options = TrainOptions(
+        out=out / "run_detector",
+        task="detection",
+        encoder="resnet10t",
+        weights=str(weights),
+        model={"neck": "fpn", "channels": 64},
+        sizes=(NETWORK_SIZE,),
+        epochs=(DETECTOR_EPOCHS,),
+        lr=3e-3,
+        freeze_epochs=0,
+        seed=seed,
+    )
+    net, spec = checkpoint.load(fit(dataset, options).checkpoint)
+    export(net, out / "detector.vdz", spec=spec, golden=_paths(dataset.val)[:2], progress=_say)
+    with load(out / "detector.vdz") as model:
+        figures = evaluate(model, dataset.val)
+        files = PredictionFiles(out / "predictions_boxes", model.spec)
+        for result in model.stream(_paths(dataset.val)[:PICTURES]):
+            files.add(result)
+        files.close()
+    _say(f"mAP@0.5 {figures['map50']:.4f} over {len(spec.labels) - 1} kinds of vehicles")
+    return figures, files.overlays
 
 
 def contact_sheet(pictures: list[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
@@ -95,7 +126,7 @@ def _clear(out: Path) -> None:
 
     if out.is_dir() and any(out.iterdir()) and not (out / "scenes").is_dir():
         raise InputError(f"[demo] out: {out} holds files that the demo did not make; give it a folder of its own")
-    for made in ("scenes", "run", "predictions"):
+    for made in ("scenes", "run", "predictions", "run_detector", "predictions_boxes"):
         shutil.rmtree(out / made, ignore_errors=True)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -127,7 +158,13 @@ def _say(line: str) -> None:
 
 
 def _write_page(
-    out: Path, figures: dict[str, float], report: Report, measured: list[Measurement], pictures: list[Path]
+    out: Path,
+    figures: dict[str, float],
+    report: Report,
+    measured: list[Measurement],
+    pictures: list[Path],
+    found: dict[str, float],
+    boxes: list[Path],
 ) -> None:
     slowest = measured[-1].stages["total"].p50
     speed = "".join(
@@ -144,7 +181,10 @@ def _write_page(
     )
     with (out / "run" / "history.csv").open(newline="") as file:
         seconds = sum(float(row["seconds"]) for row in csv.DictReader(file))
-    shown = "".join(f'<img src="predictions/{path.name}" alt="{path.stem}">' for path in pictures)
+    shown, framed = (
+        "".join(f'<img src="{path.parent.name}/{path.name}" alt="{path.stem}">' for path in paths)
+        for paths in (pictures, boxes)
+    )
     heads = "".join(f"<th>{stage} ms</th>" for stage in STAGES)
     size = (out / "car.vdz").stat().st_size / 1e6
     page = f"""<!doctype html>
@@ -160,7 +200,7 @@ td, th {{ padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e3e
 td:first-child, th:first-child {{ text-align: left }} th {{ color: #5a6675; font-weight: 500 }}
 .grid {{ display: grid; grid-template-columns: repeat(4, 1fr); gap: 6px }} img {{ width: 100%; display: block }}
 </style>
-<h1>One U-Net, trained, exported, verified, served</h1>
+<h1>A U-Net and a detector, trained, exported, verified, served</h1>
 <p class="lead">Made by <code>visdeploy demo</code> on generated scenes that the network has not seen.</p>
 <dl>
 <div><dt>Dice, held out, image size</dt><dd>{figures["dice"]:.4f}</dd></div>
@@ -170,6 +210,8 @@ td:first-child, th:first-child {{ text-align: left }} th {{ color: #5a6675; font
 <div><dt>image file to RLE</dt><dd>{measured[0].stages["total"].p50:.1f} ms</dd></div>
 </dl>
 <div class="grid">{shown}</div>
+<h2>A detector on the same encoder: mAP@0.5 {found["map50"]:.3f} on scenes it has not seen</h2>
+<div class="grid">{framed}</div>
 <h2>From image file to COCO RLE: median milliseconds per image, engines taking turns</h2>
 <table><tr><th>engine</th>{heads}<th>images/s</th><th>speed-up</th></tr>{speed}</table>
 <h2>The same answers everywhere: golden images replayed on this machine</h2>
