@@ -111,6 +111,14 @@ def test_a_box_at_the_threshold_may_be_missing_on_either_side() -> None:
     assert against(more, threshold=0.29).changed == 1
 
 
+@pytest.mark.parametrize("score", [0.29, 0.01, np.nan])
+def test_a_box_far_below_the_threshold_may_not_be_there_at_all(score: float) -> None:
+    more = found([*BOXES["boxes"], [0, 0, 50, 50]], [*BOXES["scores"], score], [*BOXES["labels"], 1])
+    assert against(more).changed == 1
+    assert against(found(**BOXES), reference=more).changed == 1
+    assert against(more, max_det=5).changed == 1
+
+
 def test_the_last_box_of_as_many_as_are_returned_may_be_another() -> None:
     other = found([*BOXES["boxes"][:4], [0, 0, 50, 50]], [*BOXES["scores"][:4], 0.5005], [*BOXES["labels"][:4], 1])
     assert against(other, max_det=5).changed == 0

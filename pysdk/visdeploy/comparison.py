@@ -162,7 +162,8 @@ class _Matching:
         counted = lonely & (mine["scores"] > max(self._spec.threshold, last) + self._score)
         for row in np.flatnonzero(counted).tolist():
             counted[row] = not self._where_nms_decides(mine, row) and not self._last_candidate(mine, row)
-        flags: Flags = counted
+        # No rounding makes a box of one that is far below the threshold.
+        flags: Flags = counted | (lonely & ~(mine["scores"] >= self._spec.threshold - self._score))
         return flags
 
     def _where_nms_decides(self, mine: Answer, row: int) -> bool:
