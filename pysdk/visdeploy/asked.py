@@ -2,8 +2,9 @@
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from visdeploy.errors import InputError
 from visdeploy.spec import UNUSED, Spec
@@ -45,9 +46,9 @@ class Asked:
             if getattr(self, name) is not None and spec.task != "detection":
                 raise InputError(f"[predict] {name}: only a detector has it; this model's task is {spec.task}")
         for name, share in (("conf", self.conf), ("iou", self.iou)):
-            if share is not None and (isinstance(share, bool | str) or not 0 <= share <= 1):
+            if share is not None and (not isinstance(share, Real) or isinstance(share, bool) or not 0 <= share <= 1):
                 raise InputError(f"[predict] {name}: expected a number from 0 to 1, got {share!r}")
-        if self.max_det is not None and (not isinstance(self.max_det, int) or self.max_det < 1):
+        if self.max_det is not None and (not _is_whole(self.max_det) or self.max_det < 1):
             raise InputError(f"[predict] max_det: expected a whole number of at least 1, got {self.max_det!r}")
         self.indices(spec)
 
@@ -59,7 +60,8 @@ class Asked:
         """
         if self.classes is None:
             return None
-        if isinstance(self.classes, str | int) or not len(self.classes):
+        listed = isinstance(self.classes, Collection) and not isinstance(self.classes, str | bytes)
+        if not listed or not len(self.classes):
             raise InputError(f"[predict] classes: expected a list of names or indices, got {self.classes!r}")
         return frozenset(_index(entry, spec) for entry in self.classes)
 
@@ -70,8 +72,8 @@ def logit_threshold(probability: float, spec: Spec) -> float:
     Raises:
         InputError: The probability is not strictly between 0 and 1.
     """
-    if not 0 < probability < 1:
-        raise InputError(f"[predict] threshold: expected a probability between 0 and 1, got {probability}")
+    if not isinstance(probability, Real) or not 0 < probability < 1:
+        raise InputError(f"[predict] threshold: expected a probability between 0 and 1, got {probability!r}")
     return math.log(probability / (1 - probability)) if spec.activation == "sigmoid" else probability
 
 
@@ -79,8 +81,12 @@ def _index(entry: str | int, spec: Spec) -> int:
     known = {label: i for i, label in enumerate(spec.labels) if i != spec.background and label != UNUSED}
     if isinstance(entry, str) and entry in known:
         return known[entry]
-    if not isinstance(entry, str) and entry in known.values():
+    if _is_whole(entry) and int(entry) in known.values():
         return int(entry)
     close = difflib.get_close_matches(str(entry), known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(list(known)[:20])}"
     raise InputError(f"[predict] classes: the model knows no class {entry!r}; {hint}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
