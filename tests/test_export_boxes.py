@@ -102,17 +102,19 @@ def save_onnx(path: Path, net: torch.nn.Module, outputs: list[str], **options: A
         (BoxNet(2), ["answer"], "answer"),
         (TwoHeads(2, "logits first"), ["scores", "boxes"], "logits"),
         (TwoHeads(2, "offsets first"), ["boxes", "input", "logits"], "visdeploy_logits"),
+        (TwoHeads(3, "offsets first"), ["bbox_regression", "input", "cls_logits"], "visdeploy_logits"),
     ],
 )
 def test_bare_onnx_file(
     net: torch.nn.Module, outputs: list[str], served: str, tmp_path: Path, photos: list[Image]
 ) -> None:
     source = save_onnx(tmp_path / "net.onnx", net, outputs)
-    spec = FIXED | ({"output_name": "detections"} if "input" in outputs else {})
+    classes = 3 if "cls_logits" in outputs else 2
+    spec = FIXED | {"labels": ["a", "b", "c"][:classes]} | ({"output_name": "detections"} if "input" in outputs else {})
     export(source, tmp_path / "net.vdz", spec=spec, golden=photos)
     manifest = Bundle.open(tmp_path / "net.vdz").manifest
     assert manifest.output_name == ("detections" if "input" in outputs else served)
-    raw = eager(BoxNet(2), photos[0])
+    raw = eager(BoxNet(classes), photos[0])
     assert relative_error(recorded(tmp_path / "net.vdz")[0].logits, raw) <= tolerance.LOGITS["fp32"]
 
 

@@ -103,10 +103,15 @@ def _heads(tensors: Mapping[str | int, Tensor], spec: Spec) -> tuple[str | int, 
 
 
 def heads_by_shape(shapes: Mapping[Any, tuple[int, ...]], spec: Spec) -> tuple[Any, Any] | None:
-    """Return the names of the outputs of shape (B, N, C) and (B, N, 4), the first of either; None without them."""
+    """Return the names of the outputs of shape (B, N, C) and (B, N, 4); None without them.
+
+    Where several pairs fit, as with four classes, known names decide, and else the order: logits come first.
+    """
     logits = [name for name, shape in shapes.items() if len(shape) == 3 and shape[2] == len(spec.labels)]
-    for name in logits:
-        offsets = [key for key, shape in shapes.items() if key != name and shape == (*shapes[name][:2], 4)]
-        if offsets:
-            return name, offsets[0]
-    return None
+    fitting = [
+        (name, key)
+        for name in logits
+        for key, shape in shapes.items()
+        if key != name and shape == (*shapes[name][:2], 4)
+    ]
+    return next((pair for pair in (*_NAMED_HEADS, *fitting) if pair in fitting), None)

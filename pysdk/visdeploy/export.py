@@ -81,7 +81,8 @@ def export(
     Args:
         net: Any module that maps normalised float32 (B, 3, h, w) to what `Spec.task` says (a tensor, or a dict or
             tuple whose `spec.output_name`, "out" or first entry is one; a detector may answer logits (B, N, C) and
-            offsets (B, N, 4) apart), whoever wrote it; a torchvision SSD; or the path of an ONNX file, taking either
+            offsets (B, N, 4) apart, in this order where C is 4 and their names are no known ones), whoever wrote it; a
+            torchvision SSD; or the path of an ONNX file, taking either
             that or uint8 (B, h, w, 3).
         path: Target, usually `*.vdz`.
         spec: A `Spec` or a dict of its fields: task, labels, size, mean and std are enough. A detector's `anchors` may
