@@ -185,6 +185,22 @@ def test_a_yaml_names_classes_and_folders(tmp_path, names):
     assert part_names(dataset) == [["a"], ["b"]]
 
 
+@pytest.mark.parametrize("names", ["background\ncat\ndog\n", "cat\nbackground\ndog\n"])
+def test_a_class_that_is_called_background_moves_no_other(tmp_path, names):
+    lines = [f"{names.split().index(name)} 0.5 0.5 0.5 0.5" for name in ("dog", "cat")]
+    save_yolo(tmp_path, {"a": "\n".join(lines), "b": f"{names.split().index('background')} 0.5 0.5 1 1"}, names=names)
+    dataset = data.open(tmp_path, task="detection")
+    assert dataset.labels == ("background", "cat", "dog")
+    assert [name for name, _ in found(dataset)["a"]] == ["dog", "cat"]
+    assert [problem for problem in dataset.problems if "unknown class id" in problem] == list(dataset.problems) != []
+
+
+def test_images_that_are_trained_on_and_held_out_are_noted(tmp_path):
+    save_yolo(tmp_path, {"a": "0 0.5 0.5 1 1", "b": ""}, names=None, yaml="train: images\nval: images\nnames: [cat]")
+    (note,) = data.open(tmp_path, task="detection").notes
+    assert "2 of the 2 held-out images are trained on too" in note
+
+
 def test_every_faulty_text_file_is_named(tmp_path):
     faulty = {
         "a": ("2 0.5 0.5 1 1", "unknown class id 2"),
@@ -204,6 +220,10 @@ def test_every_faulty_text_file_is_named(tmp_path):
     assert len(faults) == len(faulty) + 1
 
 
+# A billion words, were they written out.
+BOMB = "i0: &i0 [x]\n" + "".join(f"i{k}: &i{k} [{', '.join([f'*i{k - 1}'] * 10)}]\n" for k in range(1, 10))
+
+
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
@@ -213,6 +233,9 @@ def test_every_faulty_text_file_is_named(tmp_path):
         ("train: images\nnames: 3", "expected class names in a YAML, in classes.txt or as labels=, got 3"),
         ("- 'train:'\n- 'names:'", "expected train, val and names, got list"),
         ("names:\ntrain: images", "expected class names"),
+        ("train: images\nnames: [a, ~]", "expected class names"),
+        (BOMB + "train: images\nnames: [*i9]", "expected class names"),
+        (BOMB + "train: [*i9]\nnames: [a]", "expected folders of images in train"),
     ],
 )
 def test_a_faulty_yaml_gets_one_sentence(tmp_path, yaml, message):

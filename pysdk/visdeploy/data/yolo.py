@@ -6,6 +6,7 @@ A YAML file names the classes and the folders of images. Without one they are `i
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as shown  # a small YAML may hold what is gigabytes in full
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from visdeploy.data import box_formats
 from visdeploy.data.dataset import Dataset
 from visdeploy.data.folder import list_images
-from visdeploy.data.marked import BOX_TASKS, Marked, Split, make_dataset, read_size, with_background
+from visdeploy.data.marked import BACKGROUND, BOX_TASKS, Marked, Split, make_dataset, read_size
 from visdeploy.errors import InputError, MissingDependencyError
 
 LAYOUT = "images/ and labels/*.txt, or a YAML that names train, val and names (YOLO)"
@@ -53,7 +54,8 @@ def read(
     path = root / yaml if yaml is not None else next(iter(_yaml_files(root)), None)
     described = {} if path is None else _load_yaml(path)
     names = _class_names(root, described.get("names") if labels is None else list(labels))
-    index = {number: label for label, number in enumerate(sorted(names), start=1)}
+    numbers = [number for number in sorted(names) if names[number] != BACKGROUND]
+    index = {number: label for label, number in enumerate(numbers, start=1)}
     stand_in = boxes or ("labels" if path is None or (root / "labels").is_dir() else path.stem)
     splits = []
     for folders in _parts(root, described):
@@ -61,7 +63,7 @@ def read(
         for folder in folders:
             _read_folder(folder, _text_folder(folder, root, stand_in), index, split)
         splits.append(split)
-    return make_dataset(root, with_background([names[number] for number in sorted(names)]), splits)
+    return make_dataset(root, (BACKGROUND, *(names[number] for number in numbers)), splits)
 
 
 def _yaml_files(root: Path) -> list[Path]:
@@ -95,8 +97,13 @@ def _class_names(root: Path, names: object) -> dict[int, str]:
                 break
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names or not all(isinstance(number, int) for number in names):
-        raise InputError(f"[data] {root}: expected class names in a YAML, in classes.txt or as labels=, got {names!r}")
+    plain = isinstance(names, dict) and all(
+        isinstance(number, int) and isinstance(name, str | int | float) for number, name in names.items()
+    )
+    if not isinstance(names, dict) or not names or not plain:
+        raise InputError(
+            f"[data] {root}: expected class names in a YAML, in classes.txt or as labels=, got {shown(names)}"
+        )
     return {number: str(name) for number, name in names.items()}
 
 
@@ -110,9 +117,9 @@ def _parts(root: Path, described: Mapping[str, Any]) -> list[list[Path]]:
         value = described.get(key)
         listed = value if isinstance(value, list) else [value] if value else []
         if not all(isinstance(each, str) for each in listed) or (key == "train" and not listed):
-            raise InputError(f"[data] {root}: expected folders of images in {key}, got {value!r}")
+            raise InputError(f"[data] {root}: expected folders of images in {key}, got {shown(value)}")
         # Where the writer of the file had its data says little about where it is here.
-        bases = [root / str(described.get("path") or "."), root]
+        bases = [root / path, root] if isinstance(path := described.get("path"), str) else [root]
         parts += [[next((base / each for base in bases if (base / each).is_dir()), root / each) for each in listed]]
     return [part for part in parts if part]
 
