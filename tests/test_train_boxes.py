@@ -1,6 +1,7 @@
 """Training on boxes: a detector and a localizer learn, resume exactly, and say what they cannot learn from."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -215,7 +216,6 @@ def test_the_loss_of_the_joint_model_is_pixels_and_twenty_times_entropy(tmp_path
         ({"arch": "unet"}, "arch: unet is for segmentation, got the task detection"),
         ({"task": "localization", "sizes": ((64, 64), (96, 96))}, "sizes: expected one"),
         ({"task": "detektion"}, "task: expected"),
-        ({"task": "localization", "batch": 1}, "batch: expected at least 2"),
     ],
 )
 def test_options_that_do_not_go_together_are_named(tmp_path, changes, sentence):
@@ -231,6 +231,37 @@ def test_data_that_a_task_cannot_learn_from_are_named(tmp_path):
         fit(drawn(4, 2), options(tmp_path / "run", task="segmentation", model={}))
     with pytest.raises(InputError, match="expected predicts=both or box for localization, got 'label'"):
         fit(drawn(4, 2), options(tmp_path / "run", task="localization", model={"predicts": "label"}))
+    ignored = [replace(item, load_objects=partial(all_ignored, item.load_objects())) for item in drawn(4, 2).train]
+    with pytest.raises(InputError, match="expected objects to learn detection from"):
+        fit(replace(drawn(4, 2), train=ignored), options(tmp_path / "run"))
+    with pytest.raises(InputError, match="expected at least 2 classes to tell apart, got disc"):
+        fit(one_class(drawn(4, 2)), options(tmp_path / "run", task="classification"))
+    assert not (tmp_path / "run").exists()
+
+
+def all_ignored(objects: Objects) -> Objects:
+    return replace(objects, ignored=np.ones(len(objects.labels), bool))
+
+
+def one_class(dataset: Dataset) -> Dataset:
+    def relabelled(items):
+        return [replace(item, label=0) for item in items]
+
+    return replace(dataset, labels=("disc",), train=relabelled(dataset.train), val=relabelled(dataset.val))
+
+
+@pytest.mark.parametrize(
+    ("images", "changes"),
+    [
+        (4, {"task": "localization", "batch": 1}),
+        (1, {"task": "localization"}),
+        (1, {"task": "classification"}),
+        (4, {"batch": 1, "model": {"channels": 32}}),  # whose coarsest map is one cell
+    ],
+)
+def test_a_step_of_one_image_needs_a_network_that_can_take_it(tmp_path, images, changes):
+    with pytest.raises(InputError, match="batch: expected at least 2 images in a step"):
+        fit(drawn(images, 1), options(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 
 

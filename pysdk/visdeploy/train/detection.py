@@ -101,7 +101,7 @@ def require_objects(dataset: Dataset, task: str) -> None:
     """
     if not all(item.load_objects for item in (*dataset.train, *dataset.val)):
         raise InputError(f"[train] data: expected boxes of objects, as the task is {task}, got images without")
-    if not any(len(item.load_objects().labels) for item in dataset.train if item.load_objects):
+    if all(item.load_objects().ignored.all() for item in dataset.train if item.load_objects):
         raise InputError(
             f"[train] data: expected objects to learn {task} from, got none in {len(dataset.train)} images"
         )

@@ -80,6 +80,8 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
     architecture = _architecture(dataset, options)
     net = models.create(**architecture, weights=options.weights)
     specs = [_spec(dataset, options, architecture, net, size) for size in options.sizes]
+    if min(options.batch, len(dataset.train)) == 1:
+        _check_alone(dataset, options, net)
     _claim(options, resume)
     net = net.to(memory_format=torch.channels_last)
     figures: dict[str, float] = {}
@@ -112,6 +114,18 @@ def _claim(options: TrainOptions, resume: bool) -> None:
             partial.write_text(json.dumps(now, indent=1))
     except OSError as error:
         raise InputError(f"[train] out: cannot write to {options.out} ({error.strerror})") from error
+
+
+def _check_alone(dataset: Dataset, options: TrainOptions, net: nn.Module) -> None:
+    """Refuse steps of one image where the network has BatchNorm layers with one value for each channel of it."""
+    for height, width in options.sizes:
+        try:
+            copy.deepcopy(net).train()(torch.zeros(1, 3, height, width))
+        except ValueError as error:
+            raise InputError(
+                f"[train] batch: expected at least 2 images in a step, as {options.arch} normalises over them, got "
+                f"batch={options.batch} and {len(dataset.train)} images to train on"
+            ) from error
 
 
 def _architecture(dataset: Dataset, options: TrainOptions) -> dict[str, Any]:

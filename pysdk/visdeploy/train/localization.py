@@ -110,7 +110,10 @@ class ClassificationTask(LocalizationTask):
         """Return the images with one class each: their own, or that of their largest object."""
         if any(item.label is None for item in (*dataset.train, *dataset.val)):
             require_objects(dataset, options.task)
-        return largest_objects(dataset)
+        dataset = largest_objects(dataset)
+        if len(dataset.labels) < 2:
+            raise InputError(f"[train] data: expected at least 2 classes to tell apart, got {', '.join(dataset.labels)}")
+        return dataset
 
     def loss(self, answer: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy."""

@@ -139,8 +139,6 @@ class TrainOptions:
         for name in ("batch", *(("lr",) if self.lr is not None else ())):
             if getattr(self, name) <= 0:
                 raise InputError(f"[train] {name}: expected a positive number, got {getattr(self, name)}")
-        if self.arch == "localizer" and self.batch < 2:
-            raise InputError("[train] batch: expected at least 2, as a localizer's head normalises over it, got 1")
         if not 0 <= self.ema < 1:
             raise InputError(f"[train] ema: expected a decay from 0 to below 1, got {self.ema}")
         if min(self.epochs) < 1:
