@@ -239,6 +239,15 @@ def test_verify_sees_a_file_that_finds_other_boxes(detector_bundle, detector_scr
         verify(bundle, files=[path]).require()
 
 
+@pytest.mark.parametrize("label", [-1, 0, 99])
+def test_labels_that_the_bundle_does_not_know_are_an_error(detector_bundle, photos, label):
+    answer = [np.float32([[[1, 2, 30, 40]]]), np.float32([[0.9]]), np.array([[label]]), np.array([1])]
+    file = detector_file.DetectorFile("onnxruntime", "1", lambda _: answer, Bundle.open(detector_bundle))
+    (result,) = file.stream(photos[:1])
+    assert isinstance(result.error, EngineError)
+    assert "answered labels" in str(result.error)
+
+
 def test_the_raw_network_of_a_detector_is_verified_as_before(detector_bundle, tmp_path):
     bundle = Bundle.open(detector_bundle)
     for name in ("model.onnx", "model.ts"):

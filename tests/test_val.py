@@ -23,8 +23,8 @@ FIRST, SECOND, THIRD, FOURTH = painted.PLACES.tolist()
 def run(monkeypatch, capsys):
     """Call `val` with a model and a data set of its own: exit code, stdout, stderr."""
 
-    def call(model, items, *arguments: object, labels=("background", "a", "b")) -> tuple[int, str, str]:
-        dataset = Dataset(labels, ((0, 0, 0),) * len(labels), [], items)
+    def call(model, items, *arguments: object, labels=("background", "a", "b"), problems=()) -> tuple[int, str, str]:
+        dataset = Dataset(labels, ((0, 0, 0),) * len(labels), [], items, problems=problems)
         monkeypatch.setattr(predictor, "load", lambda *_, **__: model)
         monkeypatch.setattr(data, "open", lambda *_, **__: dataset)
         monkeypatch.setattr(sys, "argv", ["visdeploy", "val", "x.vdz", "--data", ".", *map(str, arguments)])
@@ -62,6 +62,12 @@ def test_detection_prints_classes_and_confusion(run, scenes, tmp_path) -> None:
     assert set(coco_figures.NAMES) <= document.keys()
     for name in ("confusion.png", "precision_recall.png"):
         assert np.ptp(cv2.imread(str(tmp_path / "val" / name))) > 200
+
+
+def test_what_is_wrong_with_the_data_is_said_beside_the_figures(run, scenes) -> None:
+    code, _, err = run(painted.detector(), scenes, problems=("a.json: annotation 3: unknown class",))
+    assert code == 0
+    assert "a.json: annotation 3: unknown class" in err
 
 
 def test_json_is_one_document_and_min_holds_the_first_figure(run, scenes) -> None:

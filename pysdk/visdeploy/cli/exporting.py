@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visdeploy.cli.app import app
-from visdeploy.cli.options import AsJson, Format, Masks, choice, image_files, note, open_data, share_of_work
+from visdeploy.cli.options import AsJson, Format, Masks, choice, image_files, note, note_some, open_data, share_of_work
 from visdeploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -219,7 +219,11 @@ def _task(source: Path, spec: Path | None) -> str | None:
 def _labelled_or_plain(path: Path, format: str, masks: str | None, task: str | None) -> "Dataset | list[Path]":
     """Read a data set; a folder that holds nothing but images is one without labels."""
     plain = path.is_dir() and not any(entry.is_dir() for entry in path.iterdir()) and any(path.iterdir())
-    return image_files([path]) if plain and format == "auto" and masks is None else open_data(path, format, masks, task)
+    if plain and format == "auto" and masks is None:
+        return image_files([path])
+    dataset = open_data(path, format, masks, task)
+    note_some(dataset.problems)
+    return dataset
 
 
 def _read_spec(path: Path) -> dict[str, Any]:

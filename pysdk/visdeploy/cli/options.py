@@ -39,11 +39,16 @@ def open_data(path: Path, format: str, masks: str | None = None, task: str | Non
     from visdeploy import data
 
     dataset = data.open(path, format=format, task=task, **({} if masks is None else {"masks": masks}))
-    for line in dataset.notes[:_MAX_NOTES]:
-        note(line)
-    if len(dataset.notes) > _MAX_NOTES:
-        note(f"and {len(dataset.notes) - _MAX_NOTES} more such lines")
+    note_some(dataset.notes)
     return dataset
+
+
+def note_some(lines: Sequence[str]) -> None:
+    """Print the first lines to stderr, and how many more there are."""
+    for line in lines[:_MAX_NOTES]:
+        note(line)
+    if len(lines) > _MAX_NOTES:
+        note(f"and {len(lines) - _MAX_NOTES} more such lines")
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:

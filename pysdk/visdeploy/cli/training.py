@@ -20,6 +20,7 @@ from visdeploy.cli.options import (
     key_value,
     note,
     note_engine,
+    note_some,
     number_range,
     numbers,
     open_data,
@@ -180,6 +181,7 @@ def val(
         if task is not None and task != spec.task:
             raise InputError(f"--task: {bundle} is for {spec.task}, not {task}")
         dataset = open_data(data, format, masks, spec.task)
+        note_some(dataset.problems)  # of which the figures then know nothing
         check_labels(dataset.labels, spec, "val")
         note_engine(predictor.engine)
         tally = measure(predictor, dataset.val)

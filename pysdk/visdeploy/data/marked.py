@@ -75,7 +75,9 @@ def make_dataset(root: Path, labels: Sequence[str], splits: Sequence[Split]) -> 
         )
     train, val = parts if len(parts) == 2 else hold_out(parts[0])
     if shared := len({item.image_path for item in train} & {item.image_path for item in val}):
-        notes.append(f"{root}: {shared} of the {len(val)} held-out images are trained on too, which flatters the model")
+        notes.insert(
+            0, f"{root}: {shared} of the {len(val)} held-out images are trained on too, which flatters the model"
+        )
     return Dataset(tuple(labels), default_palette(len(labels), 0), train, val, 0, tuple(problems), tuple(notes))
 
 

@@ -49,12 +49,16 @@ class DetectorFile:
         """
         try:
             boxes, scores, labels, counts = self._run(images)
-            return [
+            found = [
                 Detections(*(np.ascontiguousarray(part[index, :count]) for part in (boxes, scores, labels)))
                 for index, count in enumerate(counts.tolist())
             ]
+            known = all(np.isin(one.labels, range(1, len(self.spec.labels))).all() for one in found)
         except Exception as error:  # engines share no base class, and a file may answer anything
             raise EngineError(f"{self.name}: inference failed on input {images.shape} ({reason(error)})") from error
+        if not known:
+            raise EngineError(f"{self.name}: answered labels other than 1 to {len(self.spec.labels) - 1}")
+        return found
 
     def stream(self, images: Iterable[ImageSource]) -> Iterator[Result]:
         """Predict one image after the other, as `Predictor.stream` does."""

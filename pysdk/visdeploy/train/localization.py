@@ -112,7 +112,7 @@ class ClassificationTask(LocalizationTask):
             require_objects(dataset, options.task)
         dataset = largest_objects(dataset)
         if len(dataset.labels) < 2:
-            raise InputError(f"[train] data: expected at least 2 classes to tell apart, got {', '.join(dataset.labels)}")
+            raise InputError(f"[train] data: expected classes to tell apart, got {', '.join(dataset.labels)} alone")
         return dataset
 
     def loss(self, answer: Tensor, target: Tensor) -> Tensor:
