@@ -195,6 +195,16 @@ def test_a_class_that_is_called_background_moves_no_other(tmp_path, names):
     assert [problem for problem in dataset.problems if "unknown class id" in problem] == list(dataset.problems) != []
 
 
+def test_a_folder_without_masks_is_read_for_its_boxes(tmp_path):
+    save_yolo(tmp_path, {"a": "0 0.5 0.5 1 1", "b": ""})
+    assert data.open(tmp_path).labels == ("background", "cat", "dog")
+    for part in ("train", "val"):
+        save_yolo(tmp_path / "deeper", {f"{part}": "1 0.5 0.5 1 1"}, part=part)
+    assert data.open(tmp_path / "deeper").labels == ("background", "cat", "dog")
+    save_images(tmp_path / "masks", "ab")
+    assert all(item.load_mask for item in data.open(tmp_path).train)
+
+
 def test_images_that_are_trained_on_and_held_out_are_noted(tmp_path):
     save_yolo(tmp_path, {"a": "0 0.5 0.5 1 1", "b": ""}, names=None, yaml="train: images\nval: images\nnames: [cat]")
     (note,) = data.open(tmp_path, task="detection").notes
@@ -280,6 +290,11 @@ def test_classes_alone_are_for_classification(tmp_path):
         data.open(tmp_path, task="detection")
 
 
+def test_a_table_of_a_spreadsheet_is_read(tmp_path):
+    save_csv(tmp_path, boxes="\ufefffn,bbox,cat\na.png,1 2 3 4,x\n")
+    assert data.open(tmp_path, task="detection").labels == ("background", "x")
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
@@ -290,6 +305,10 @@ def test_classes_alone_are_for_classification(tmp_path):
         ({"t": "fn,cat\n"}, "expected a row per image, found none"),
         ({"t": "fn,cat\na.png,x\n", "u": "fn,cat\na.png,x\n"}, "found t.csv, u.csv; name it with table="),
         ({"t": "fn,cat\nz.png,x\n"}, "z.png: no such image"),
+        (
+            {"t": "fn,bbox\na.png,1 2 3 4\n", "u": "fn,cat\nb.png,x\n"},
+            "expected a row for a.png, which has one in t.csv",
+        ),
     ],
 )
 def test_a_faulty_table_gets_one_sentence(tmp_path, tables, message):

@@ -95,6 +95,8 @@ def _read(root: Path, format: str, task: str | None, options: dict[str, object])
 
 def _detect(root: Path, task: str | None) -> str:
     found = [name for name, reader in _FORMATS.items() if reader.matches(root)]
+    if found[:1] == ["folder"] and len(found) > 1 and not folder.has_masks(root):
+        found = [*found[1:], "folder"]
     for name in found:
         if task is None or task in _FORMATS[name].TASKS:
             return name

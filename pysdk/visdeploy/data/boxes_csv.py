@@ -21,6 +21,7 @@ LAYOUT = "a CSV of fn,bbox and/or fn,cat beside a folder of images"
 TASKS = BOX_TASKS
 
 _ONE_KIND = "object"
+_ENCODING = "utf-8-sig"  # spreadsheets begin with the mark that this skips
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,10 @@ def _rows(root: Path, name: str | None) -> list[_Row]:
     boxes, kinds = by_columns.get(frozenset({"fn", "bbox"})), by_columns.get(frozenset({"fn", "cat"}))
     if len(paths) == 2 and boxes is not None and kinds is not None:
         of_name = {row.name: row.kind for row in _read_table(kinds)}
-        return [replace(row, kind=of_name.get(row.name, row.kind)) for row in _read_table(boxes)]
+        rows = _read_table(boxes)
+        if unnamed := [row.name for row in rows if row.name not in of_name]:
+            raise InputError(f"[data] {kinds}: expected a row for {unnamed[0]}, which has one in {boxes.name}")
+        return [replace(row, kind=of_name[row.name]) for row in rows]
     if len(paths) != 1 or not by_columns or not all(by_columns):
         found = ", ".join(path.name for path in paths) or "none"
         raise InputError(
@@ -110,7 +114,7 @@ def _rows(root: Path, name: str | None) -> list[_Row]:
 def _columns(path: Path) -> set[str]:
     """The columns of this format that a table has; empty where it is another kind of table."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding=_ENCODING) as file:
             found = {"fn", "cat", "bbox"} & set(next(csv.reader(file), ()))
     except (OSError, UnicodeDecodeError, csv.Error):
         return set()
@@ -129,7 +133,7 @@ def _read_table(path: Path) -> list[_Row]:
 
 def _parse(path: Path) -> list[_Row]:
     rows = []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding=_ENCODING) as file:
         table = csv.DictReader(file)
         for row in table:
             where = f"[data] {path} line {table.line_num}"

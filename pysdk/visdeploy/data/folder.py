@@ -27,6 +27,14 @@ def matches(root: Path) -> bool:
     return (root / "images").is_dir() or (root / "train" / "images").is_dir()
 
 
+def has_masks(root: Path) -> bool:
+    """Whether something beside `images/` may be its masks."""
+    try:
+        return any((part / "images").is_dir() and _fitting(part) for part in (root, root / "train"))
+    except InputError:  # its images lie deeper
+        return False
+
+
 def read(root: Path, *, masks: str | None = None, labels: Sequence[str] | None = None) -> Dataset:
     """Read a folder of images and masks.
 
@@ -217,14 +225,7 @@ def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
 def _mask_folder(root: Path, name: str | None) -> Path:
     if name is not None:
         return root / name
-    stems = _by_stem(root / "images", []).keys()
-    fitting = [
-        folder
-        for folder in sorted(root.iterdir())
-        if folder.is_dir()
-        and folder.name != "images"
-        and any(path.stem.removesuffix("_mask") in stems for path in folder.iterdir())
-    ]
+    fitting = _fitting(root)
     preferred = [folder for folder in fitting if folder.name.startswith("mask")] or fitting
     if len(preferred) != 1:
         names = ", ".join(folder.name for folder in preferred) or "none"
@@ -233,6 +234,20 @@ def _mask_folder(root: Path, name: str | None) -> Path:
             "name it with --masks, or masks= in Python"
         )
     return preferred[0]
+
+
+def _fitting(root: Path) -> list[Path]:
+    """Return the folders with images of the same stems."""
+    stems = _by_stem(root / "images", []).keys()
+    return [
+        folder
+        for folder in sorted(root.iterdir())
+        if folder.is_dir()
+        and folder.name != "images"
+        and any(
+            path.suffix.lower() in SUFFIXES and path.stem.removesuffix("_mask") in stems for path in folder.iterdir()
+        )
+    ]
 
 
 def _count_values(paths: Sequence[Path]) -> Counter[int]:
