@@ -3,6 +3,7 @@
 import csv
 import html
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from visdeploy import data, image, mask, tables
 from visdeploy.baseline import EagerBaseline
 from visdeploy.benchmark import STAGES, Measurement, measure
 from visdeploy.bundle import Bundle
-from visdeploy.data.scenes import write_scenes
+from visdeploy.data.scenes import LABELS, write_scenes
 from visdeploy.engines import open_engine
 from visdeploy.errors import CheckFailedError, InputError
 from visdeploy.evaluate import evaluate
@@ -89,7 +90,7 @@ def run(out: Path, *, seed: int = 0) -> None:
 
 def _detect(out: Path, weights: Path, seed: int) -> tuple[dict[str, float], list[Path]]:
     """Make `detector.vdz`, and return its figures on the held-out scenes and pictures of some."""
-    dataset = data.open(out / "scenes", task="detection")
+    dataset = _of_one_class(data.open(out / "scenes", task="detection"))
     options = TrainOptions(
         out=out / "run_detector",
         task="detection",
@@ -110,8 +111,25 @@ def _detect(out: Path, weights: Path, seed: int) -> tuple[dict[str, float], list
         for result in model.stream(_paths(dataset.val)[:PICTURES]):
             files.add(result)
         files.close()
-    _say(f"mAP@0.5 {figures['map50']:.4f} over {len(spec.labels) - 1} kinds of vehicles")
+    _say(f"mAP@0.5 {figures['map50']:.4f}")
     return figures, files.overlays
+
+
+def _of_one_class(dataset: data.Dataset) -> data.Dataset:
+    """Call every vehicle one: to tell a van from a bus takes longer to learn than a demo should."""
+
+    def of_one_class(item: data.Item) -> data.Item:
+        load_kinds = item.load_objects
+        assert load_kinds is not None
+
+        def load_objects() -> data.Objects:
+            objects = load_kinds()
+            return replace(objects, labels=np.ones_like(objects.labels))
+
+        return replace(item, load_objects=load_objects)
+
+    train, val = ([of_one_class(item) for item in items] for items in (dataset.train, dataset.val))
+    return replace(dataset, labels=LABELS, palette=dataset.palette[:2], train=train, val=val)
 
 
 def contact_sheet(pictures: list[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
