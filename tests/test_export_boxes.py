@@ -271,6 +271,12 @@ def test_other_reading_of_the_answers_is_found_in_postprocessing(
     assert drifted(report) == [("postprocess", ""), ("end to end", "openvino")]
 
 
+def test_swapped_names_of_labels_are_found(rebuild: Callable[..., Path], detector_bundle: Path) -> None:
+    labels = Bundle.open(detector_bundle).manifest.labels
+    with pytest.raises(BundleError, match=f"'{labels[1]}' in labels.txt, and '{labels[2]}' in its manifest"):
+        verify(rebuild(labels=(labels[0], labels[2], labels[1])), engines=["openvino"])
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -304,8 +310,8 @@ def replace(entry: goldens.Golden, **arrays: Any) -> None:
         (lambda entry: object.__setattr__(entry, "logits", entry.logits[:, :5]), "the network scores 1 classes"),
         (lambda entry: entry.answer.clear(), "golden.npz is not readable"),
         (
-            lambda entry: object.__setattr__(entry, "pixels", entry.pixels[:, :64]),
-            r"pixels of \(64, 96\), got \(64, 64",
+            lambda entry: object.__setattr__(entry, "pixels", entry.pixels[:, :90]),
+            r"pixels of \(64, 96\), got \(64, 90",
         ),
     ],
 )

@@ -32,6 +32,7 @@ MANIFEST = "manifest.json"
 TORCHSCRIPT = "model.ts"
 ONNX = "model.onnx"
 GOLDEN = "golden.npz"
+LABELS = "labels.txt"
 
 _MAX_MANIFEST = 16 << 20
 _NAME = re.compile(r"\w[\w.-]{0,99}(/\w[\w.-]{0,99})?", re.ASCII)

@@ -124,7 +124,7 @@ def export(
     if manifest.task == "detection" and not any(len(entry.answer["scores"]) for entry in recorded):
         say(f"no golden image has a box above the threshold of {manifest.threshold:g}, so that none is compared")
     files[bundles.GOLDEN] = goldens.pack(recorded)
-    files["labels.txt"] = "".join(f"{label}\n" for label in manifest.labels).encode()
+    files[bundles.LABELS] = "".join(f"{label}\n" for label in manifest.labels).encode()
     bundle = Bundle(path, manifest, files)
     return _write_proven(bundle if precision is None else _with_variants(bundle, precision, say), path, say)
 

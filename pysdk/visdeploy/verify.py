@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from visdeploy import answers, tiling, tolerance
 from visdeploy import golden as goldens
 from visdeploy.answers import Answer
-from visdeploy.bundle import TORCHSCRIPT, Bundle
+from visdeploy.bundle import LABELS, TORCHSCRIPT, Bundle
 from visdeploy.comparison import Compared, Expected, compare, relative_error
 from visdeploy.engines import NAMES, Engine, installed, open_engine
 from visdeploy.engines.detector_file import DetectorFile
@@ -70,7 +71,7 @@ def verify(
             nothing to run with are listed in `not_run` where something else was verified.
 
     Raises:
-        BundleError: The bundle is damaged, or holds no golden images.
+        BundleError: The bundle is damaged, holds no golden images, or names its labels in two ways.
         MissingDependencyError: No engine is installed, or one that was named is not, or nothing here runs any file.
         EngineError: An engine refuses the model, or a file is not what its name says.
         InputError: An unknown engine or precision.
@@ -80,6 +81,7 @@ def verify(
     if not recorded:
         raise BundleError(f"{opened.path}: holds no golden images, so there is nothing to verify against")
     spec = opened.manifest
+    _check_labels(opened)
     rows = [_decoding(recorded), _resizing(recorded, spec), _postprocessing(recorded, spec)]
     not_run: list[NotRun] = []
     with ExitStack() as stack:
@@ -180,6 +182,16 @@ def accepted(spec: Manifest, engine: str) -> list[str]:
 def runnable(bundle: Bundle) -> list[str]:
     """Return the engines installed here that this bundle has a model for."""
     return [name for name in installed() if name != "torchscript" or TORCHSCRIPT in bundle.files]
+
+
+def _check_labels(bundle: Bundle) -> None:
+    """Compare the two places that name the labels: golden answers hold indices, and say nothing of names."""
+    if LABELS not in bundle.files:
+        return
+    listed = tuple(bundle.read(LABELS).decode(errors="replace").splitlines())
+    for one, other in zip_longest(listed, bundle.manifest.labels):
+        if one != other:
+            raise BundleError(f"{bundle.path}: a label is {one!r} in {LABELS}, and {other!r} in its manifest")
 
 
 def _decoding(recorded: Sequence[Golden]) -> Row:
