@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stub import TWO, boxes_spec, says
+from stub import TWO, says
 from stub import probabilities as rows
 from visdeploy import cli, image
 from visdeploy.errors import EngineError, InputError
-from visdeploy.postprocess import find_boxes
 from visdeploy.prediction_files import PredictionFiles
-from visdeploy.preprocess import prepare
 
 
 def photo(height: int, width: int) -> NDArray[np.uint8]:
@@ -66,16 +64,6 @@ def test_what_is_asked_for(asked: dict[str, Any], names: list[str]) -> None:
     for result in [*model(images, **asked), *model.stream(images, batch_size=2, **asked)]:
         assert result.boxes is not None
         assert list(result.boxes.names) == names
-
-
-def test_one_image_alone_is_answered_as_in_a_predictor() -> None:
-    spec, pixels = boxes_spec(), photo(90, 70)
-    assert spec.anchors is not None
-    alone = find_boxes(TWO, prepare(pixels, spec), spec, spec.anchors.boxes(spec.size), conf=0.3, classes=["cat"])
-    there = says(TWO)(pixels, conf=0.3, classes=["cat"]).boxes
-    assert there is not None
-    np.testing.assert_array_equal(alone.xyxy, there.xyxy)
-    assert alone.names == there.names == ("cat",)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ def find(
 ) -> Iterator[Masks | Boxes | Classes]:
     """Read a batch of any task.
 
+    An anchor of which a number is NaN finds no box; nor does one whose box has no area, or lies in the padding.
+
     Args:
         outputs: What the network answered, see `Spec.task`; only masks are found where it lies on a CUDA device.
         prepared: What `preprocess.prepare` made of each image.
@@ -84,41 +86,6 @@ def find(
             yield read(output, image, spec)
 
 
-def find_boxes(
-    output: NDArray[np.float32],
-    prepared: Prepared,
-    spec: Manifest,
-    anchors: Anchors,
-    *,
-    conf: float | None = None,
-    iou: float | None = None,
-    max_det: int | None = None,
-    classes: Sequence[str | int] | None = None,
-) -> Boxes:
-    """Find the objects in one image, by `ops.detect`.
-
-    An anchor of which a number is NaN finds none; nor does one whose box has no area, or lies in the padding.
-
-    Args:
-        output: (N, C + 4) float32: logits of each class, the background first, then dx, dy, dw, dh.
-        prepared: What `preprocess.prepare` made of the image.
-        spec: The bundle's.
-        anchors: (N, 4) float32 in pixels at network size, such as `spec.anchors.boxes(spec.size)`.
-        conf: As in `asked.Asked`; default, the spec's, as the next two.
-        iou: Likewise.
-        max_det: Likewise.
-        classes: Likewise; default, all.
-
-    Raises:
-        EngineError: The output has another shape than the spec says.
-        InputError: What is asked does not go with the model.
-    """
-    asked = Asked(conf=conf, iou=iou, max_det=max_det, classes=classes)
-    asked.check(spec)
-    check_shape((1, *output.shape), spec, anchors)
-    return next(_detect(output[None], [prepared], spec, anchors, asked, None))
-
-
 def boxes_at_source(
     found: ops.Detections,
     prepared: Prepared,
@@ -130,7 +97,7 @@ def boxes_at_source(
 
     Args:
         found: NumPy arrays, in pixels of the network's size.
-        prepared: As in `find_boxes`.
+        prepared: What `preprocess.prepare` made of the image.
         spec: The bundle's.
         wanted: Labels to keep; None for all.
         max_det: The most boxes to keep.
@@ -150,7 +117,7 @@ def find_box(output: NDArray[np.float32], prepared: Prepared, spec: Manifest) ->
     Args:
         output: (4 + C,) float32, x1, y1, x2, y2 as logits of shares of width and height, then those of classes; or
             (4,).
-        prepared: As in `find_boxes`.
+        prepared: What `preprocess.prepare` made of the image.
         spec: The bundle's.
 
     Raises:
