@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -309,6 +310,73 @@ def test_the_command_writes_them(detector_bundle, tmp_path, capsys, monkeypatch)
 
 
 def test_files_that_call_the_ops_are_told_apart(detector_bundle, detector_script):
-    assert detector_file.calls_our_ops(Path(detector_script).read_bytes())
-    assert not detector_file.calls_our_ops(Bundle.open(detector_bundle).read("model.ts"))
-    assert not detector_file.calls_our_ops(b"no archive")
+    data, path = Path(detector_script).read_bytes(), Path("x.ts")
+    assert detector_file.calls_our_ops(data, path)
+    assert not detector_file.calls_our_ops(Bundle.open(detector_bundle).read("model.ts"), path)
+    # torch compares no checksums, and ends the process over some damages.
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = [entry for entry in archive.infolist() if entry.file_size]
+    assert len(entries) > 5
+    for entry in entries:
+        name, extra = struct.unpack_from("<HH", data, entry.header_offset + 26)
+        at = entry.header_offset + 30 + name + extra + entry.compress_size // 2
+        with pytest.raises(EngineError, match=r"torchscript: refused x\.ts \("):
+            detector_file.calls_our_ops(data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :], path)
+
+
+def test_a_script_without_forward_is_one_sentence(detector_bundle, tmp_path):
+    class Other(torch.nn.Module):
+        @torch.jit.export
+        def predict(self, image: torch.Tensor) -> torch.Tensor:
+            return image
+
+    bundle, path = Bundle.open(detector_bundle), tmp_path / "other.ts"
+    with accepting_deprecation():
+        torch.jit.script(Other()).save(path)
+    with pytest.raises(EngineError, match="has no attribute 'forward'"):
+        verify(bundle, files=[path]).require()
+
+
+def test_numbers_that_are_none_do_not_displace_others_in_a_graph():
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(4)
+    corners = rng.uniform(0, 60, (50, 2))
+    anchors = np.concatenate([corners, corners + rng.uniform(1, 30, (50, 2))], 1).astype(np.float32)
+    fields = {
+        **{"task": "detection", "labels": ["cat", "dog", "cow"], "size": (48, 64), "mean": 0.5, "std": 0.5},
+        **{"activation": "softmax", "anchors": {"rule": "boxes", "corners": anchors.tolist()}, "max_det": 10},
+    }
+    raw = rng.normal(0, 2, (2, 50, 8)).astype(np.float32)
+    raw[:, ::3, 0], raw[:, 1::5, 1] = np.nan, np.inf
+    for top_k in (5, 400):
+        spec = Manifest.parse({**fields, "threshold": 0.05, "top_k": top_k})
+        _, _, run = detector_file._onnxruntime(with_nms(raw_model(50, 4), spec).SerializeToString(), "raw", "a graph")
+        _, scores, labels, counts = run(raw)
+        expected = ops.detect(
+            raw[..., :-4], raw[..., -4:], anchors, image_size=spec.size, score_threshold=spec.threshold,
+            iou_threshold=spec.iou_threshold, top_k=top_k, max_det=10,
+        )  # fmt: skip
+        assert counts.tolist() == [len(one.scores) for one in expected]
+        for i, one in enumerate(expected):
+            assert counts[i] > 3
+            np.testing.assert_array_equal(labels[i, : counts[i]], one.labels)
+            np.testing.assert_allclose(scores[i, : counts[i]], one.scores, atol=1e-6)
+
+
+def test_names_of_a_graph_may_be_those_of_the_answers(detector_bundle):
+    pytest.importorskip("onnxruntime")
+    spec = Bundle.open(detector_bundle).manifest
+    n, classes = len(spec.anchors.boxes(spec.size)), len(spec.labels)
+    raw = np.random.default_rng(6).normal(0, 2, (2, n, classes + 4)).astype(np.float32)
+    answers = []
+    for name in ("logits", "boxes"):
+        model = raw_model(n, classes)
+        model.graph.output[0].name = model.graph.node[0].output[0] = name
+        graph = with_nms(model, spec.model_copy(update={"output_name": name})).SerializeToString()
+        names, _, run = detector_file._onnxruntime(graph, "raw", "a graph")
+        assert names == detector_file.OUTPUTS
+        answers.append(run(raw))
+    for one, other_one in zip(*answers, strict=True):
+        np.testing.assert_array_equal(one, other_one)
+    with pytest.raises(InputError, match="expected an input that is not named as an answer, got scores"):
+        with_nms(raw_model(n, classes), spec.model_copy(update={"input_name": "scores"}))

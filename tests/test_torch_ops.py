@@ -249,6 +249,13 @@ def test_other_kinds_of_tensors_are_refused(boxes, sentence):
     assert str(raised.value) == sentence
 
 
+def test_memory_that_was_freed_is_refused():
+    boxes = torch.zeros(3, 4)
+    boxes.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=r"^\[nms\] boxes: expected a tensor whose memory was not freed$"):
+        native.nms(boxes, torch.zeros(3), 0.5)
+
+
 def test_room_for_an_answer_is_bounded():
     arguments = torch.zeros(2, 3, 2), torch.zeros(2, 3, 4), torch.zeros(3, 4), [9, 9]
     with pytest.raises(RuntimeError, match=r"^\[detect\] expected an answer that fits into memory, got shape \(2, "):

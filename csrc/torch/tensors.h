@@ -42,6 +42,8 @@ inline Tensor view(const Handle& tensor, const char* op, const char* argument) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
   Tensor result{
       tensor.const_data_ptr(), {sizes.begin(), sizes.end()}, {strides.begin(), strides.end()}, dtype_of(tensor)};
+  VD_CHECK(result.data || result.size() == 0, "[", op, "] ", argument,
+           ": expected a tensor whose memory was not freed");
   for (std::int64_t& stride : result.strides) stride *= size_of(result.dtype);
   return result;
 }

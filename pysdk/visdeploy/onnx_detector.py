@@ -24,6 +24,7 @@ from visdeploy.spec import Manifest
 
 try:
     import onnx
+    import onnx.compose
     from onnx import TensorProto, helper, numpy_helper
 except ImportError as error:
     raise MissingDependencyError(
@@ -72,13 +73,22 @@ def with_nms(model: onnx.ModelProto, spec: Manifest) -> onnx.ModelProto:
     """Return a detector's graph that answers `OUTPUTS`, from one that answers (B, N, C + 4) as in `Spec.task`.
 
     Raises:
-        InputError: It is older than operator set 13.
+        InputError: It is older than operator set 13, or its input has the name of an answer.
     """
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _LEAST_OPSET:
         raise InputError(f"[export] model.onnx: expected operator set {_LEAST_OPSET} or newer, got {opset}")
+    if spec.input_name in OUTPUTS:
+        raise InputError(
+            f"[export] model.onnx: expected an input that is not named as an answer, got {spec.input_name}"
+        )
+    named, prefix = {name for node in model.graph.node for name in node.output}, ""
+    named |= {tensor.name for tensor in model.graph.initializer}
+    if not named.isdisjoint(OUTPUTS):
+        prefix = "network_"
+        model = onnx.compose.add_prefix(model, prefix, rename_inputs=False)
     steps = _Steps(model.graph)
-    output = next(value for value in model.graph.output if value.name == spec.output_name)
+    output = next(value for value in model.graph.output if value.name == prefix + spec.output_name)
     answer = output.name
     if output.type.tensor_type.elem_type != TensorProto.FLOAT:
         answer = steps("Cast", answer, to=TensorProto.FLOAT)
@@ -151,12 +161,14 @@ def _decoded(steps: _Steps, offsets: str, anchors: Any, spec: Manifest) -> str:
 
 def _select(steps: _Steps, boxes: str, scores: str, anchors: int, classes: int, spec: Manifest) -> tuple[str, ...]:
     """Return boxes, scores, labels and counts, from boxes (B, N, 4) and scores (B, N, C) without the background."""
+    threshold = np.float32(spec.threshold)
+    # NaN is not greater, and must not meet TopK, nor a product with zero.
+    scores = steps("Where", steps("Greater", scores, threshold), scores, np.float32(0))
     by_class = steps("Transpose", scores, perm=[0, 2, 1])
     if spec.top_k < anchors:
         best, places = steps.best(by_class, spec.top_k)
         nothing = steps("Mul", by_class, np.float32(0))
         by_class = steps("ScatterElements", nothing, places, best, axis=2)
-    threshold = np.float32(spec.threshold)
     selected = steps(
         "NonMaxSuppression",
         boxes,

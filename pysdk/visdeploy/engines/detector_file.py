@@ -129,7 +129,10 @@ def of_script(module: Any, version: str, bundle: Bundle) -> DetectorFile | None:
     """Wrap a loaded TorchScript file; None where it answers something else than boxes."""
     import torch
 
-    answer = module.forward.schema.returns[0].type
+    forward = getattr(module, "forward", None)
+    if forward is None:
+        return None
+    answer = forward.schema.returns[0].type
     if answer.kind() != "TupleType" or len(answer.elements()) != len(OUTPUTS):
         return None
 
@@ -140,13 +143,19 @@ def of_script(module: Any, version: str, bundle: Bundle) -> DetectorFile | None:
     return DetectorFile("torchscript", version, run, bundle)
 
 
-def calls_our_ops(script: bytes) -> bool:
-    """Return whether the code of a TorchScript file calls `torch.ops.visdeploy`; False for what is no such file."""
+def calls_our_ops(script: bytes, path: Path) -> bool:
+    """Return whether the code of a TorchScript file calls `torch.ops.visdeploy`.
+
+    Raises:
+        EngineError: The file is damaged. torch compares no checksums, and may end the process over what is damaged.
+    """
     try:
         with zipfile.ZipFile(BytesIO(script)) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"its part {damaged} is damaged")
             sources = [entry for entry in archive.infolist() if entry.filename.endswith(".py")]
             return any(
                 b"ops.visdeploy." in archive.read(entry) for entry in sources if entry.file_size <= _LONGEST_SOURCE
             )
-    except (zipfile.BadZipFile, OSError, RuntimeError):
-        return False
+    except Exception as error:  # of zipfile, zlib, struct and more
+        raise EngineError(f"torchscript: refused {path} ({reason(error)})") from error

@@ -54,7 +54,7 @@ def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine | DetectorFile
             raise EngineError(f"[verify] file: {path} keeps weights in other files; save it as one")
         found = detector_file.open_onnx(path, data, bundle) if detects else None
         return found or _in_place(bundle, path, bundles.ONNX, data, "auto")
-    if detector_file.calls_our_ops(data):
+    if detector_file.calls_our_ops(data, path):
         import visdeploy.torch_ops  # noqa: F401  (which the file needs to be loaded)
     script: Any = _in_place(bundle, path, bundles.TORCHSCRIPT, data, "torchscript")
     found = detector_file.of_script(script.module, script.version, bundle) if detects else None
