@@ -216,6 +216,10 @@ def test_the_loss_of_the_joint_model_is_pixels_and_twenty_times_entropy(tmp_path
         ({"arch": "unet"}, "arch: unet is for segmentation, got the task detection"),
         ({"task": "localization", "sizes": ((64, 64), (96, 96))}, "sizes: expected one"),
         ({"task": "detektion"}, "task: expected"),
+        ({"box_loss": "l2"}, "box_loss: expected smooth_l1 or l1, got 'l2'"),
+        ({"class_loss": "focl"}, "class_loss: expected mining or focal, got 'focl'"),
+        ({"scale": (0.0, 1.0)}, "scale: expected the smallest zoom, above 0"),
+        ({"scale": (1.2, 0.8)}, "scale: expected the smallest zoom, above 0"),
     ],
 )
 def test_options_that_do_not_go_together_are_named(tmp_path, changes, sentence):
@@ -231,6 +235,8 @@ def test_data_that_a_task_cannot_learn_from_are_named(tmp_path):
         fit(drawn(4, 2), options(tmp_path / "run", task="segmentation", model={}))
     with pytest.raises(InputError, match="expected predicts=both or box for localization, got 'label'"):
         fit(drawn(4, 2), options(tmp_path / "run", task="localization", model={"predicts": "label"}))
+    with pytest.raises(InputError, match="model: num_classes follows from the other options and the data, and is 2"):
+        fit(drawn(4, 2), options(tmp_path / "run", model={"num_classes": 7}))
     ignored = [replace(item, load_objects=partial(all_ignored, item.load_objects())) for item in drawn(4, 2).train]
     with pytest.raises(InputError, match="expected objects to learn detection from"):
         fit(replace(drawn(4, 2), train=ignored), options(tmp_path / "run"))

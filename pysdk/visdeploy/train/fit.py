@@ -132,7 +132,11 @@ def _architecture(dataset: Dataset, options: TrainOptions) -> dict[str, Any]:
     named: dict[str, Any] = {"name": options.arch}
     if options.encoder is not None:
         named["encoder"] = options.encoder
-    return named | options.model | TASKS[options.task].architecture(dataset, options)
+    decided = TASKS[options.task].architecture(dataset, options)
+    for name, value in decided.items():
+        if options.model.get(name, value) != value:
+            raise InputError(f"[train] model: {name} follows from the other options and the data, and is {value}")
+    return named | options.model | decided
 
 
 def _spec(

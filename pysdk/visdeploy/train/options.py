@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from visdeploy.errors import InputError
 from visdeploy.train.detection_losses import BoxLoss, ClassLoss
@@ -139,6 +139,12 @@ class TrainOptions:
         for name in ("batch", *(("lr",) if self.lr is not None else ())):
             if getattr(self, name) <= 0:
                 raise InputError(f"[train] {name}: expected a positive number, got {getattr(self, name)}")
+        for name, kind in (("box_loss", BoxLoss), ("class_loss", ClassLoss)):
+            if getattr(self, name) not in get_args(kind):
+                known = " or ".join(get_args(kind))
+                raise InputError(f"[train] {name}: expected {known}, got {getattr(self, name)!r}")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise InputError(f"[train] scale: expected the smallest zoom, above 0, and the largest, got {self.scale}")
         if not 0 <= self.ema < 1:
             raise InputError(f"[train] ema: expected a decay from 0 to below 1, got {self.ema}")
         if min(self.epochs) < 1:
