@@ -133,6 +133,7 @@ def test_mistakes_are_one_sentence(program, scripts, photo, detector_bundle, tmp
     files = {
         "cut.ppm": path.read_bytes()[:-1],
         "deep.ppm": b"P6 2 2 65535\n" + b"\0" * 24,
+        "comment.ppm": b"P6 2 2 255# last\n" + b"\0" * 12,
         "huge.ppm": b"P6 99999999999 1 255\n",
         "photo.png": b"\x89PNG",
         "raw.ts": Bundle.open(detector_bundle).read("model.ts"),
@@ -145,6 +146,7 @@ def test_mistakes_are_one_sentence(program, scripts, photo, detector_bundle, tmp
         ((model, tmp_path / "none.ppm"), "none.ppm: cannot be opened"),
         ((model, tmp_path / "cut.ppm"), "is cut short: expected 90900 bytes of pixels, got 90899"),
         ((model, tmp_path / "deep.ppm"), "expected a PPM of 8 bits with sides up to 65536"),
+        ((model, tmp_path / "comment.ppm"), "expected a PPM of 8 bits with sides up to 65536"),
         ((model, tmp_path / "huge.ppm"), "expected a PPM of 8 bits with sides up to 65536"),
         ((model, tmp_path / "photo.png"), "photo.png: "),
         ((tmp_path / "none.ts", path), "none.ts: cannot be opened"),

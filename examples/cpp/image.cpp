@@ -1,5 +1,6 @@
 #include "image.h"
 
+#include <cctype>
 #include <fstream>
 #include <stdexcept>
 
@@ -25,7 +26,7 @@ Image read_ppm(std::istream& in, const std::string& path) {
   image.width = number(in);
   image.height = number(in);
   if (image.width < 1 || image.height < 1 || image.width > kLongestSide || image.height > kLongestSide ||
-      number(in) != 255 || in.get() == EOF) {
+      number(in) != 255 || !std::isspace(in.get())) {
     throw std::runtime_error(path + ": expected a PPM of 8 bits with sides up to 65536");
   }
   const auto first = in.tellg();
