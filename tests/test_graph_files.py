@@ -17,7 +17,7 @@ import visdeploy
 from nets import ConvNet
 from visdeploy import export, ops
 from visdeploy.bundle import Bundle
-from visdeploy.engines import detector_file
+from visdeploy.engines import answering_file
 from visdeploy.engines.exported import open_file
 from visdeploy.engines.torchscript import accepting_deprecation
 from visdeploy.errors import CheckFailedError, EngineError, InputError
@@ -188,7 +188,7 @@ def test_nms_in_a_graph_decides_as_ops_detect(engine):
             iou_threshold=spec.iou_threshold, top_k=spec.top_k, max_det=spec.max_det,
         )  # fmt: skip
         graph = with_nms(raw_model(n, classes), spec).SerializeToString()
-        names, _, run = getattr(detector_file, f"_{engine}")(graph, "raw", "a graph")
+        names, _, run = getattr(answering_file, f"_{engine}")(graph, "raw", "a graph")
         assert names == ("boxes", "scores", "labels", "counts")
         boxes, scores, labels, counts = run(raw)
         assert counts.tolist() == [len(one.scores) for one in expected]
@@ -240,10 +240,26 @@ def test_verify_sees_a_file_that_finds_other_boxes(detector_bundle, detector_scr
         verify(bundle, files=[path]).require()
 
 
+def test_verify_runs_the_way_from_the_photograph(detector_bundle, detector_script, tmp_path):
+    bundle, module, path = Bundle.open(detector_bundle), load_script(detector_script), tmp_path / "other.ts"
+    with accepting_deprecation():
+        module.antialias, module.interpolation = False, "nearest"
+        torch.jit.save(module, path)
+        with pytest.raises(CheckFailedError, match=r"end to end on torchscript fp32, other\.ts"):
+            verify(bundle, files=[path]).require()
+        module.labels = ["background", "x", "y"]
+        torch.jit.save(module, path)
+        with pytest.raises(EngineError, match="the file's labels is"):
+            verify(bundle, files=[path])
+
+
 @pytest.mark.parametrize("label", [-1, 0, 99])
 def test_labels_that_the_bundle_does_not_know_are_an_error(detector_bundle, photos, label):
     answer = [np.float32([[[1, 2, 30, 40]]]), np.float32([[0.9]]), np.array([[label]]), np.array([1])]
-    file = detector_file.DetectorFile("onnxruntime", "1", lambda _: answer, Bundle.open(detector_bundle))
+    spec = Bundle.open(detector_bundle).manifest
+    file = answering_file.AnsweringFile(
+        "onnxruntime", "1", spec, lambda pixels: answering_file._detected(lambda _: answer, pixels, spec)
+    )
     (result,) = file.stream(photos[:1])
     assert isinstance(result.error, EngineError)
     assert "answered labels" in str(result.error)
@@ -311,8 +327,8 @@ def test_the_command_writes_them(detector_bundle, tmp_path, capsys, monkeypatch)
 
 def test_files_that_call_the_ops_are_told_apart(detector_bundle, detector_script):
     data, path = Path(detector_script).read_bytes(), Path("x.ts")
-    assert detector_file.calls_our_ops(data, path)
-    assert not detector_file.calls_our_ops(Bundle.open(detector_bundle).read("model.ts"), path)
+    assert answering_file.calls_our_ops(data, path)
+    assert not answering_file.calls_our_ops(Bundle.open(detector_bundle).read("model.ts"), path)
     # torch compares no checksums, and ends the process over some damages.
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = [entry for entry in archive.infolist() if entry.file_size]
@@ -321,7 +337,7 @@ def test_files_that_call_the_ops_are_told_apart(detector_bundle, detector_script
         name, extra = struct.unpack_from("<HH", data, entry.header_offset + 26)
         at = entry.header_offset + 30 + name + extra + entry.compress_size // 2
         with pytest.raises(EngineError, match=r"torchscript: refused x\.ts \("):
-            detector_file.calls_our_ops(data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :], path)
+            answering_file.calls_our_ops(data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :], path)
 
 
 def test_a_script_without_forward_is_one_sentence(detector_bundle, tmp_path):
@@ -333,7 +349,7 @@ def test_a_script_without_forward_is_one_sentence(detector_bundle, tmp_path):
     bundle, path = Bundle.open(detector_bundle), tmp_path / "other.ts"
     with accepting_deprecation():
         torch.jit.script(Other()).save(path)
-    with pytest.raises(EngineError, match="has no attribute 'forward'"):
+    with pytest.raises(EngineError, match="the file's task is None, the bundle's 'detection'"):
         verify(bundle, files=[path]).require()
 
 
@@ -350,7 +366,7 @@ def test_numbers_that_are_none_do_not_displace_others_in_a_graph():
     raw[:, ::3, 0], raw[:, 1::5, 1] = np.nan, np.inf
     for top_k in (5, 400):
         spec = Manifest.parse({**fields, "threshold": 0.05, "top_k": top_k})
-        _, _, run = detector_file._onnxruntime(with_nms(raw_model(50, 4), spec).SerializeToString(), "raw", "a graph")
+        _, _, run = answering_file._onnxruntime(with_nms(raw_model(50, 4), spec).SerializeToString(), "raw", "a graph")
         _, scores, labels, counts = run(raw)
         expected = ops.detect(
             raw[..., :-4], raw[..., -4:], anchors, image_size=spec.size, score_threshold=spec.threshold,
@@ -373,8 +389,8 @@ def test_names_of_a_graph_may_be_those_of_the_answers(detector_bundle):
         model = raw_model(n, classes)
         model.graph.output[0].name = model.graph.node[0].output[0] = name
         graph = with_nms(model, spec.model_copy(update={"output_name": name})).SerializeToString()
-        names, _, run = detector_file._onnxruntime(graph, "raw", "a graph")
-        assert names == detector_file.OUTPUTS
+        names, _, run = answering_file._onnxruntime(graph, "raw", "a graph")
+        assert names == answering_file.OUTPUTS
         answers.append(run(raw))
     for one, other_one in zip(*answers, strict=True):
         np.testing.assert_array_equal(one, other_one)

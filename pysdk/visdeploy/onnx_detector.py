@@ -16,7 +16,7 @@ import numpy as np
 
 from visdeploy import bundle as bundles
 from visdeploy.bundle import Bundle
-from visdeploy.engines.detector_file import OUTPUTS
+from visdeploy.engines.answering_file import OUTPUTS
 from visdeploy.errors import InputError, MissingDependencyError
 from visdeploy.replayed import write_replayed
 from visdeploy.report import Report

@@ -36,13 +36,19 @@ def prepare(image: Array, spec: Spec) -> Prepared:
     source = image.shape[0], image.shape[1]
     valid, padded = extent(source, spec)
     interpolation = _interpolation(source, valid, spec)
-    if interpolation == "bilinear" and valid != source and isinstance(image, np.ndarray):
+    if isinstance(image, np.ndarray) and resampled_by_opencv(source, spec):
         # Models trained elsewhere have seen OpenCV's rounding.
         image = np.asarray(cv2.resize(image, valid[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
     if tuple(image.shape[:2]) == padded:
         return Prepared(image, valid, source)
     pixels = ops.letterbox(image, valid, padded, interpolation=interpolation, pad_value=spec.pad_value)
     return Prepared(pixels, valid, source)
+
+
+def resampled_by_opencv(source: tuple[int, int], spec: Spec) -> bool:
+    """Whether `prepare` leaves an image of this height and width to OpenCV, and not to `ops.letterbox`."""
+    valid, _ = extent(source, spec)
+    return valid != source and _interpolation(source, valid, spec) == "bilinear"
 
 
 def extent(source: tuple[int, int], spec: Spec) -> tuple[tuple[int, int], tuple[int, int]]:

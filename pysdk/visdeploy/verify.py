@@ -22,7 +22,7 @@ from visdeploy.answers import Answer
 from visdeploy.bundle import LABELS, TORCHSCRIPT, Bundle
 from visdeploy.comparison import Compared, Expected, compare, relative_error
 from visdeploy.engines import NAMES, Engine, installed, open_engine
-from visdeploy.engines.detector_file import DetectorFile
+from visdeploy.engines.answering_file import AnsweringFile
 from visdeploy.engines.exported import open_file
 from visdeploy.errors import (
     BundleError,
@@ -99,7 +99,7 @@ def _predictors(
     files: Sequence[str | Path],
     own_images: bool,
     not_run: list[NotRun],
-) -> Iterator[tuple[Predictor | DetectorFile, str]]:
+) -> Iterator[tuple[Predictor | AnsweringFile, str]]:
     """Open one after the other, each with the file that it runs in place of the bundle."""
     for engine in engines or ():
         if isinstance(engine, Predictor):
@@ -118,7 +118,7 @@ def _predictors(
             missing.append(error)
             not_run.append(NotRun(str(file), str(error), file=True))
             continue
-        with network if isinstance(network, DetectorFile) else Predictor(bundle, network) as predictor:
+        with network if isinstance(network, AnsweringFile) else Predictor(bundle, network) as predictor:
             yield predictor, Path(file).name
     if missing and len(missing) == len(files) and not (every or engines):
         raise missing[0]
@@ -221,11 +221,11 @@ def _postprocessing(recorded: Sequence[Golden], spec: Manifest) -> Row:
     return _answer_row("postprocess", compared, tolerance.POSTPROCESS[spec.task], spec)
 
 
-def _golden_rows(predictor: Predictor | DetectorFile, recorded: Sequence[Golden], ran: Mapping[str, str]) -> list[Row]:
+def _golden_rows(predictor: Predictor | AnsweringFile, recorded: Sequence[Golden], ran: Mapping[str, str]) -> list[Row]:
     spec = predictor.spec
     results = predictor.stream([golden.source for golden in recorded])
     whole = _compared_row("end to end", results, _expected(recorded, spec), spec, ran)
-    return [whole] if isinstance(predictor, DetectorFile) else [_network_row(predictor, recorded, ran), whole]
+    return [whole] if isinstance(predictor, AnsweringFile) else [_network_row(predictor, recorded, ran), whole]
 
 
 def _network_row(predictor: Predictor, recorded: Sequence[Golden], ran: Mapping[str, str]) -> Row:
@@ -271,7 +271,7 @@ class _OwnImages:
         if not self.expected:
             raise InputError(f"[verify] images: none of the {len(images)} could be predicted: {not_run[-1].why}")
 
-    def rows(self, predictor: Predictor | DetectorFile, ran: Mapping[str, str]) -> list[Row]:
+    def rows(self, predictor: Predictor | AnsweringFile, ran: Mapping[str, str]) -> list[Row]:
         """Compare a predictor with the reference, unless it is the reference."""
         itself = not ran["file"] and f"{ran['engine']} {ran['precision']}" == self.reference
         if not self.expected or itself:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from visdeploy import bundle as bundles
-from visdeploy.engines import Engine, cpu_quota, detector_file, load_adapter, open_engine, reason
-from visdeploy.engines.detector_file import DetectorFile
+from visdeploy.engines import Engine, answering_file, cpu_quota, load_adapter, open_engine, reason
+from visdeploy.engines.answering_file import AnsweringFile
 from visdeploy.engines.torchscript import TorchEngine
 from visdeploy.errors import EngineError, InputError, MissingDependencyError
 from visdeploy.onnx_files import has_external_data
@@ -21,10 +21,10 @@ from visdeploy.spec import MAX_BYTES
 SUFFIXES = (".pt2", ".xml", ".engine", ".onnx", ".ts")
 
 
-def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine | DetectorFile:
+def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine | AnsweringFile:
     """Load a file in place of the network of the bundle that it was made from.
 
-    A detector that answers boxes itself is no engine.
+    One that answers boxes or masks itself is no engine.
 
     Opening a .pt2 or a .ts may run code that is in it, as with every model in PyTorch's formats: open what you trust.
 
@@ -48,17 +48,15 @@ def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine | DetectorFile
         adapter = load_adapter("openvino")
         opened: Engine = adapter.open_ir((data, weights), replace(bundle, path=path), threads=cpu_quota())
         return opened
-    detects = bundle.manifest.task == "detection"
     if path.suffix == ".onnx":
         if has_external_data(data):
             raise EngineError(f"[verify] file: {path} keeps weights in other files; save it as one")
-        found = detector_file.open_onnx(path, data, bundle) if detects else None
+        found = answering_file.open_onnx(path, data, bundle) if bundle.manifest.task == "detection" else None
         return found or _in_place(bundle, path, bundles.ONNX, data, "auto")
-    if detector_file.calls_our_ops(data, path):
+    if answering_file.calls_our_ops(data, path):
         import visdeploy.torch_ops  # noqa: F401  (which the file needs to be loaded)
     script: Any = _in_place(bundle, path, bundles.TORCHSCRIPT, data, "torchscript")
-    found = detector_file.of_script(script.module, script.version, bundle) if detects else None
-    return found or script
+    return answering_file.of_script(script.module, script.version, bundle) or script
 
 
 def _in_place(bundle: bundles.Bundle, path: Path, name: str, data: bytes, engine: str) -> Engine:
