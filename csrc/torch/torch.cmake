@@ -29,6 +29,9 @@ set(TORCH_OPS visdeploy_torch)
 add_library(visdeploy_torch SHARED ${TORCH_SOURCES})
 set_target_properties(visdeploy_torch PROPERTIES PREFIX "")
 target_compile_definitions(visdeploy_torch PRIVATE TORCH_TARGET_VERSION=0x020a000000000000)
+# torch prints the names of source files with its errors: ours, without the folders of whoever built it.
+target_compile_options(visdeploy_torch PRIVATE
+  -ffile-prefix-map=${CMAKE_SOURCE_DIR}/= -ffile-prefix-map=${torch_dir}/=torch/)
 target_include_directories(visdeploy_torch SYSTEM PRIVATE ${torch_dir}/include)
 # Whoever loads it has loaded torch already, wherever that is; so no path to it is kept.
 target_link_libraries(visdeploy_torch PRIVATE visdeploy_core ${torch_dir}/lib/libtorch_cpu.so)
