@@ -119,13 +119,13 @@ def test_every_faulty_coco_record_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ('{"images": [], "annotations": [{"bbox": 1}], "categories"', "not JSON: "),
-        ('["images", "annotations", "bbox", "categories"]', "expected a list of objects in 'images'"),
+        ('{"images": [], "annotations": [{"bbox": 1}], "categories"', "not valid JSON: "),
+        ('["images", "annotations", "bbox", "categories"]', "expected COCO's object .* got a list"),
         (coco(annotations=["bbox"]), "expected a list of objects in 'annotations'"),
         (coco(categories=[{"id": "1", "name": "a"}]), "expected a whole id and a name in each category"),
         (coco(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]), "each id and each name of a category once"),
         (coco("", categories=[]), "no image with boxes could be read"),
-        ('["images", "annotations", "bbox", "categories", ' + "[" * 100_000, "not JSON: "),
+        ('["images", "annotations", "bbox", "categories", ' + "[" * 100_000, "not valid JSON: "),
     ],
 )
 def test_a_coco_file_of_another_shape_gets_one_sentence(tmp_path, document, message):
@@ -133,6 +133,44 @@ def test_a_coco_file_of_another_shape_gets_one_sentence(tmp_path, document, mess
     with pytest.raises(InputError, match=message) as raised:
         data.open(tmp_path, task="detection")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("task", ["detection", None])
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (json.dumps(coco())[:90], "instances.json: not valid JSON: .* line 1 column"),
+        ("", "instances.json: not valid JSON: the file is empty"),
+        ("[]", "instances.json: expected COCO's object .* got a list"),
+        (json.dumps({"images": [], "annotations": [BOX]}), "instances.json: no 'categories' in it"),
+        (
+            json.dumps(coco() | {"annotations": {}}),
+            "instances.json: expected a list of objects in 'annotations', got {}",
+        ),
+        (json.dumps(coco(annotations=[])), "instances.json: no box"),
+    ],
+)
+def test_a_json_that_cannot_be_told_by_its_words_is_named(tmp_path, document, message, task):
+    save_images(tmp_path / "images", "ab")
+    save_coco(tmp_path, document, name="annotations/instances.json")
+    with pytest.raises(InputError, match=message):
+        data.open(tmp_path, task=task)
+
+
+def test_half_a_split_is_not_taken_for_all(tmp_path):
+    save_coco(tmp_path, coco(), name="annotations/instances_val.json")
+    (tmp_path / "annotations" / "instances_train.json").write_text('{"images": [')
+    with pytest.raises(InputError, match=r"instances_train.json: not valid JSON"):
+        data.open(tmp_path, task="detection")
+
+
+def test_images_in_folders_are_not_for_segmentation(tmp_path):
+    save_coco(tmp_path, coco(), images="images/train")
+    with pytest.raises(InputError, match=r"no labels for segmentation, only for .* \(coco\)"):
+        data.open(tmp_path, task="segmentation")
+    (tmp_path / "boxes.json").unlink()
+    with pytest.raises(InputError, match=r"images: expected images directly in it, found folders \(train\)"):
+        data.open(tmp_path, task="segmentation")
 
 
 def test_several_coco_files_have_to_be_named(tmp_path):
@@ -255,7 +293,35 @@ def test_a_faulty_yaml_gets_one_sentence(tmp_path, yaml, message):
     assert "\n" not in str(raised.value)
 
 
+def test_a_yaml_without_the_words_of_yolo_is_named(tmp_path):
+    save_yolo(tmp_path, {"a": ""}, names=None, yaml="train: images\nnames [a: b: c")
+    with pytest.raises(InputError, match=r"data.yaml: not YAML: .* line 2"):
+        data.open(tmp_path, task="detection")
+    (tmp_path / "data.yaml").write_text("train: images\nnc: 2")
+    with pytest.raises(InputError, match=r"data.yaml: expected train, val and names, found no names"):
+        data.open(tmp_path, task="detection")
+
+
+def test_counts_of_classes_that_differ_are_noted_and_no_line_comes_twice(tmp_path):
+    text = "0 .5 .5 .1 .1\n1 .5 .5 0 0\n"
+    yaml = "train: images\nval: images\nnc: 3\nnames: [a, b]"
+    save_yolo(tmp_path, {"a": text, "b": "7 .5 .5 .1 .1"}, names=None, yaml=yaml)
+    dataset = data.open(tmp_path, task="detection")
+    assert any("nc is 3, but names has 2" in line for line in dataset.notes)
+    assert len(set(dataset.notes)) == len(dataset.notes) == 3
+    assert len(data.check(dataset)) == len(dataset.problems) == 1
+
+
 # CSV
+
+
+@pytest.mark.parametrize("columns", ["filename,xmin,ymin,xmax,ymax,class", "image_id,width,height,bbox"])
+@pytest.mark.parametrize("name", ["", "boxes.csv"])
+def test_a_table_of_other_columns_is_named_with_those_it_should_have(tmp_path, columns, name):
+    save_images(tmp_path / "images", "a")
+    (tmp_path / "boxes.csv").write_text(f"{columns}\n")
+    with pytest.raises(InputError, match=rf"boxes.csv: .* fn .* bbox .top left bottom right .* cat .* got {columns}"):
+        data.open(tmp_path / name, task="detection")
 
 
 def save_csv(root, **tables):

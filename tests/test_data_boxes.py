@@ -202,11 +202,13 @@ def test_largest_objects_make_a_task_with_one_answer(tmp_path):
 
 
 def test_the_command_line_says_what_was_left_out(tmp_path, capsys):
-    boxes = [("red", (5, 5, 5, 9), 0)] * 13
+    boxes = [("red", (5, 5, 5, bottom), 0) for bottom in range(9, 22)]
     save_voc(tmp_path, {"a": [*boxes, ("red", (5, 5, 9, 9), 0)]})
     assert len(open_data(tmp_path, "auto", task="detection").val) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["a: red at (5, 5, 5, 9) is dropped: it has no area"] * 10 + ["and 3 more such lines"]
+    assert lines == [f"a: red at (5, 5, 5, {bottom}) is dropped: it has no area" for bottom in range(9, 19)] + [
+        "and 3 more such lines"
+    ]
 
 
 BOMB = """<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bbbbbbbbbb"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;&b;&b;">

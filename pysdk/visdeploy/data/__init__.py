@@ -82,7 +82,7 @@ def open(path: str | Path, *, format: str = "auto", task: str | None = None, **o
 
 
 def _read(root: Path, format: str, task: str | None, options: dict[str, object]) -> Dataset:
-    name = _detect(root, task) if format == "auto" else format
+    name = _detect(root, task, options) if format == "auto" else format
     if name not in _FORMATS:
         near = get_close_matches(name, _FORMATS, n=1, cutoff=0.0)[0]
         raise InputError(f"[data.open] format: no format {name!r}; did you mean {near!r}? ({', '.join(_FORMATS)})")
@@ -93,10 +93,14 @@ def _read(root: Path, format: str, task: str | None, options: dict[str, object])
     return dataset
 
 
-def _detect(root: Path, task: str | None) -> str:
+def _detect(root: Path, task: str | None, options: dict[str, object]) -> str:
     found = [name for name, reader in _FORMATS.items() if reader.matches(root)]
-    if found[:1] == ["folder"] and len(found) > 1 and not folder.has_masks(root):
-        found = [*found[1:], "folder"]
+    only_images = found[:1] == ["folder"] and "masks" not in options and not folder.has_masks(root)
+    if only_images and len(found) > 1:
+        found = found[1:]
+    if (not found or (only_images and found == ["folder"])) and task != "segmentation":
+        for reader in (coco, yolo, boxes_csv):
+            reader.explain(root)
     for name in found:
         if task is None or task in _FORMATS[name].TASKS:
             return name

@@ -36,6 +36,16 @@ def matches(root: Path) -> bool:
     return any(_columns(path) for path in root.glob("*.csv"))
 
 
+def explain(root: Path) -> None:
+    """Say which columns the first table lacks, where none has those of this format.
+
+    Raises:
+        InputError: There is a table.
+    """
+    for path in sorted(root.glob("*.csv"))[:1]:
+        raise _other_columns(path)
+
+
 def read(
     root: Path, *, table: str | None = None, images: str | None = None, labels: Sequence[str] | None = None
 ) -> Dataset:
@@ -102,6 +112,11 @@ def _rows(root: Path, name: str | None) -> list[_Row]:
         if unnamed := [row.name for row in rows if row.name not in of_name]:
             raise InputError(f"[data] {kinds}: expected a row for {unnamed[0]}, which has one in {boxes.name}")
         return [replace(row, kind=of_name[row.name]) for row in rows]
+    if not paths:
+        explain(root)
+    for path in paths:
+        if path.is_file() and not _columns(path):
+            raise _other_columns(path)
     if len(paths) != 1 or not by_columns or not all(by_columns):
         found = ", ".join(path.name for path in paths) or "none"
         raise InputError(
@@ -113,12 +128,23 @@ def _rows(root: Path, name: str | None) -> list[_Row]:
 
 def _columns(path: Path) -> set[str]:
     """The columns of this format that a table has; empty where it is another kind of table."""
+    found = {"fn", "cat", "bbox"} & set(_header(path))
+    return found if "fn" in found and len(found) > 1 else set()
+
+
+def _header(path: Path) -> list[str]:
     try:
         with path.open(newline="", encoding=_ENCODING) as file:
-            found = {"fn", "cat", "bbox"} & set(next(csv.reader(file), ()))
+            return next(csv.reader(file), [])
     except (OSError, UnicodeDecodeError, csv.Error):
-        return set()
-    return found if "fn" in found and len(found) > 1 else set()
+        return []
+
+
+def _other_columns(path: Path) -> InputError:
+    return InputError(
+        f"[data] {path}: expected the columns fn (file name) with bbox (top left bottom right in pixels, the last ones "
+        f"included) and/or cat (class), got {','.join(_header(path))[:200] or 'no line of columns in UTF-8'}"
+    )
 
 
 def _read_table(path: Path) -> list[_Row]:

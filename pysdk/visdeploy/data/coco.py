@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from json import loads
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any, TypeGuard
 
 from visdeploy.data.box_formats import from_xywh
@@ -58,10 +59,28 @@ def read(
     return make_dataset(root, names, splits)
 
 
+def explain(root: Path) -> None:
+    """Say what keeps the first likely JSON file from being read, where none has the words of this format.
+
+    Raises:
+        InputError: There is one.
+    """
+    for path in _json_files(root):
+        text = path.read_bytes()
+        if path.parent == root and text.strip() and not any(key in text for key in _KEYS):
+            continue  # no kin of COCO's
+        _load(path)
+        raise InputError(f"[data] {path}: no box ('bbox') in its annotations, so it is no COCO JSON of boxes")
+
+
+def _json_files(root: Path) -> list[Path]:
+    return sorted([*root.glob("*.json"), *(root / "annotations").glob("*.json")])
+
+
 def _candidates(root: Path) -> list[Path]:
     """The JSON files that have the words of this format in them; parsing tells the rest."""
     found = []
-    for path in sorted([*root.glob("*.json"), *(root / "annotations").glob("*.json")]):
+    for path in _json_files(root):
         text = path.read_bytes()
         if all(key in text for key in _KEYS) and _PANOPTIC not in text:
             found.append(path)
@@ -79,22 +98,35 @@ def _choose(root: Path) -> list[Path]:
             f"[data] {root}: expected one COCO JSON of boxes, found {names}; name it with json=, or as the path"
         )
     if not found:
+        explain(root)
         raise InputError(f"[data] {root}: expected a COCO JSON with images, annotations of boxes and categories")
+    # A truncated half of a split may have lost the words of this format; the other half alone would be split anew.
+    for part, other in (_PARTS, _PARTS[::-1]):
+        if part in found[0].name and (lost := found[0].with_name(found[0].name.replace(part, other))).is_file():
+            _load(lost)
     return found
 
 
 def _load(path: Path) -> Record:
     try:
-        document = loads(path.read_bytes())
+        text = path.read_bytes()
     except OSError as error:
         raise InputError(f"[data] {path}: cannot be read: {error.strerror}") from error
+    try:
+        document = loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"[data] {path}: not JSON: {error}") from error
+        raise InputError(f"[data] {path}: not valid JSON: {error if text.strip() else 'the file is empty'}") from error
+    if not isinstance(document, dict):
+        raise InputError(
+            f"[data] {path}: expected COCO's object with images, annotations and categories, "
+            f"got a {type(document).__name__}"
+        )
     for key in ("images", "annotations", "categories"):
-        listed = document.get(key) if isinstance(document, dict) else None
+        if key not in document:
+            raise InputError(f"[data] {path}: no {key!r} in it; COCO's JSON has images, annotations and categories")
+        listed = document[key]
         if not isinstance(listed, list) or not all(isinstance(record, dict) for record in listed):
-            raise InputError(f"[data] {path}: expected a list of objects in {key!r}")
-
+            raise InputError(f"[data] {path}: expected a list of objects in {key!r}, got {shown(listed)}")
     return dict(document)
 
 

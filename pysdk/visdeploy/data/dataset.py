@@ -121,7 +121,7 @@ def check(dataset: Dataset) -> list[str]:
     """
     with ThreadPoolExecutor(max_workers=4) as pool:
         faults = pool.map(_faults, [*dataset.train, *dataset.val])
-        return [*dataset.problems, *(line for lines in faults for line in lines)]
+        return list(dict.fromkeys([*dataset.problems, *(line for lines in faults for line in lines)]))
 
 
 def check_or_raise(dataset: Dataset, *, limit: int = 20) -> None:

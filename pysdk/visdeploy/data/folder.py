@@ -80,6 +80,8 @@ def list_images(folder: Path) -> list[Path]:
         raise InputError(f"[data] {folder}: no such folder")
     found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
     if not found:
+        if below := [path.name for path in sorted(folder.iterdir()) if path.is_dir()][:5]:
+            raise InputError(f"[data] {folder}: expected images directly in it, found folders ({', '.join(below)})")
         raise InputError(f"[data] {folder}: no images in it ({', '.join(sorted(SUFFIXES))})")
     return sorted(found)
 

@@ -78,7 +78,7 @@ def make_dataset(root: Path, labels: Sequence[str], splits: Sequence[Split]) -> 
         notes.insert(
             0, f"{root}: {shared} of the {len(val)} held-out images are trained on too, which flatters the model"
         )
-    return Dataset(tuple(labels), default_palette(len(labels), 0), train, val, 0, tuple(problems), tuple(notes))
+    return Dataset(tuple(labels), default_palette(len(labels), 0), train, val, 0, _once(problems), _once(notes))
 
 
 def keep_valid(xyxy: ArrayLike, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
@@ -167,6 +167,11 @@ def _item(image: Marked, labels: Sequence[str], notes: list[str], clipped: dict[
         load_objects=partial(_copy, objects),
         size=image.size,
     )
+
+
+def _once(lines: Sequence[str]) -> tuple[str, ...]:
+    """An image in both parts brings its lines twice."""
+    return tuple(dict.fromkeys(lines))
 
 
 def _copy(objects: Objects) -> Objects:

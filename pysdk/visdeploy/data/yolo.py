@@ -20,12 +20,25 @@ from visdeploy.errors import InputError, MissingDependencyError
 LAYOUT = "images/ and labels/*.txt, or a YAML that names train, val and names (YOLO)"
 TASKS = BOX_TASKS
 
+_YAML = (".yaml", ".yml")
 _NAME_FILES = ("labels.txt", "classes.txt")
 
 
 def matches(root: Path) -> bool:
     """Whether `root` looks like this format."""
     return bool(_yaml_files(root)) or ((root / "images").is_dir() and any((root / "labels").rglob("*.txt")))
+
+
+def explain(root: Path) -> None:
+    """Say what keeps the first YAML from being read, where none has the words of this format.
+
+    Raises:
+        InputError: There is a YAML.
+    """
+    for path in [path for path in sorted(root.iterdir()) if path.suffix in _YAML][:1]:
+        lacks = ", ".join(key for key in ("train", "names") if key not in _load_yaml(path))
+        if lacks:
+            raise InputError(f"[data] {path}: expected train, val and names, found no {lacks}")
 
 
 def read(
@@ -63,12 +76,14 @@ def read(
         for folder in folders:
             _read_folder(folder, _text_folder(folder, root, stand_in), index, split)
         splits.append(split)
+    if isinstance(count := described.get("nc"), int) and isinstance(named := described.get("names"), list | dict):
+        splits[0].notes += [f"{path}: nc is {count}, but names has {len(named)}"] * (count != len(named))
     return make_dataset(root, (BACKGROUND, *(names[number] for number in numbers)), splits)
 
 
 def _yaml_files(root: Path) -> list[Path]:
     """The YAML files with the words of this format in them."""
-    found = [path for path in sorted(root.iterdir()) if path.suffix in (".yaml", ".yml")]
+    found = [path for path in sorted(root.iterdir()) if path.suffix in _YAML]
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in found]
     return [path for path, text in zip(found, texts, strict=True) if "names:" in text and "train:" in text]
 
@@ -95,6 +110,8 @@ def _class_names(root: Path, names: object) -> dict[int, str]:
             if listed.is_file():
                 names = [line for line in listed.read_text(encoding="utf-8").splitlines() if line]
                 break
+    if names is None and not _yaml_files(root):
+        explain(root)
     if isinstance(names, list):
         names = dict(enumerate(names))
     plain = isinstance(names, dict) and all(
