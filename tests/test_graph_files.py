@@ -20,7 +20,7 @@ from visdeploy.bundle import Bundle
 from visdeploy.engines import answering_file
 from visdeploy.engines.exported import open_file
 from visdeploy.engines.torchscript import accepting_deprecation
-from visdeploy.errors import CheckFailedError, EngineError, InputError
+from visdeploy.errors import CheckFailedError, EngineError, InputError, VisdeployError
 from visdeploy.onnx_detector import export_onnx, with_nms
 from visdeploy.spec import Manifest
 from visdeploy.torchscript_file import export_torchscript
@@ -251,6 +251,20 @@ def test_verify_runs_the_way_from_the_photograph(detector_bundle, detector_scrip
         torch.jit.save(module, path)
         with pytest.raises(EngineError, match="the file's labels is"):
             verify(bundle, files=[path])
+
+
+def test_a_file_of_another_task_is_said_to_be_one(detector_bundle, binary_bundle, tmp_path):
+    export_onnx(Bundle.open(detector_bundle), tmp_path / "det.onnx")
+    with pytest.raises(EngineError, match=r"det\.onnx answers boxes, the bundle's task is segmentation"):
+        verify(binary_bundle, files=[tmp_path / "det.onnx"])
+    (tmp_path / "raw.onnx").write_bytes(Bundle.open(detector_bundle).read("model.onnx"))
+    with pytest.raises(VisdeployError) as caught:
+        verify(binary_bundle, files=[tmp_path / "raw.onnx"]).require()
+    print(caught.value)
+    (tmp_path / "car.onnx").write_bytes(Bundle.open(binary_bundle).read("model.onnx"))
+    with pytest.raises(VisdeployError) as caught:
+        verify(detector_bundle, files=[tmp_path / "car.onnx"]).require()
+    print(caught.value)
 
 
 @pytest.mark.parametrize("label", [-1, 0, 99])
