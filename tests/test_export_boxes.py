@@ -336,3 +336,14 @@ def test_own_images_are_compared_box_for_box(detector_bundle: Path, photos: list
     assert (report.own_images, report.reference) == (2, "torchscript fp32")
     assert {row.engine for row in own} == {"openvino", "onnxruntime"}
     assert all(row.ok and row.changed == 0 and row.total and row.total > 50 for row in own)
+
+
+def test_golden_images_without_boxes_are_no_proof(tmp_path: Path, photos: list[Image]) -> None:
+    report = export(BoxNet(2), tmp_path / "pets.vdz", spec=SPEC | {"threshold": 0.9999}, golden=photos)
+    assert report.ok
+    verdicts = {row.stage: row.verdict for row in verify(tmp_path / "pets.vdz", images=photos).rows}
+    assert verdicts == {
+        **dict.fromkeys(("decode", "resize", "network"), "same"),
+        **dict.fromkeys(("postprocess", "end to end", "own images"), "empty"),
+    }
+    assert report.notes == ("nothing compared: no golden image has a box above the threshold 0.9999",)

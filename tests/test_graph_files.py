@@ -22,6 +22,7 @@ from visdeploy.engines.exported import open_file
 from visdeploy.engines.torchscript import accepting_deprecation
 from visdeploy.errors import CheckFailedError, EngineError, InputError
 from visdeploy.onnx_detector import export_onnx, with_nms
+from visdeploy.onnx_files import output_names
 from visdeploy.spec import Manifest
 from visdeploy.torchscript_file import export_torchscript
 from visdeploy.verify import verify
@@ -188,8 +189,8 @@ def test_nms_in_a_graph_decides_as_ops_detect(engine):
             iou_threshold=spec.iou_threshold, top_k=spec.top_k, max_det=spec.max_det,
         )  # fmt: skip
         graph = with_nms(raw_model(n, classes), spec).SerializeToString()
-        names, _, run = getattr(answering_file, f"_{engine}")(graph, "raw", "a graph")
-        assert names == ("boxes", "scores", "labels", "counts")
+        _, run = getattr(answering_file, f"_{engine}")(graph, "raw", "a graph")
+        assert output_names(graph) == ("boxes", "scores", "labels", "counts")
         boxes, scores, labels, counts = run(raw)
         assert counts.tolist() == [len(one.scores) for one in expected]
         for i, one in enumerate(expected):
@@ -251,6 +252,16 @@ def test_verify_runs_the_way_from_the_photograph(detector_bundle, detector_scrip
         torch.jit.save(module, path)
         with pytest.raises(EngineError, match="the file's labels is"):
             verify(bundle, files=[path])
+
+
+def test_a_file_of_another_task_is_said_to_be_one(detector_bundle, binary_bundle, tmp_path):
+    export_onnx(Bundle.open(detector_bundle), tmp_path / "det.onnx")
+    with pytest.raises(EngineError, match=r"det\.onnx answers boxes, the bundle's task is segmentation"):
+        verify(binary_bundle, files=[tmp_path / "det.onnx"])
+    for bundle, file in ((binary_bundle, detector_bundle), (detector_bundle, binary_bundle)):
+        (tmp_path / "raw.onnx").write_bytes(Bundle.open(file).read("model.onnx"))
+        with pytest.raises(CheckFailedError, match=r"raw\.onnx: it cannot be compared: another shape"):
+            verify(bundle, files=[tmp_path / "raw.onnx"]).require()
 
 
 @pytest.mark.parametrize("label", [-1, 0, 99])
@@ -366,7 +377,7 @@ def test_numbers_that_are_none_do_not_displace_others_in_a_graph():
     raw[:, ::3, 0], raw[:, 1::5, 1] = np.nan, np.inf
     for top_k in (5, 400):
         spec = Manifest.parse({**fields, "threshold": 0.05, "top_k": top_k})
-        _, _, run = answering_file._onnxruntime(with_nms(raw_model(50, 4), spec).SerializeToString(), "raw", "a graph")
+        _, run = answering_file._onnxruntime(with_nms(raw_model(50, 4), spec).SerializeToString(), "raw", "a graph")
         _, scores, labels, counts = run(raw)
         expected = ops.detect(
             raw[..., :-4], raw[..., -4:], anchors, image_size=spec.size, score_threshold=spec.threshold,
@@ -389,8 +400,8 @@ def test_names_of_a_graph_may_be_those_of_the_answers(detector_bundle):
         model = raw_model(n, classes)
         model.graph.output[0].name = model.graph.node[0].output[0] = name
         graph = with_nms(model, spec.model_copy(update={"output_name": name})).SerializeToString()
-        names, _, run = answering_file._onnxruntime(graph, "raw", "a graph")
-        assert names == answering_file.OUTPUTS
+        _, run = answering_file._onnxruntime(graph, "raw", "a graph")
+        assert output_names(graph) == answering_file.OUTPUTS
         answers.append(run(raw))
     for one, other_one in zip(*answers, strict=True):
         np.testing.assert_array_equal(one, other_one)

@@ -99,3 +99,15 @@ def test_a_report_counts_what_the_task_has() -> None:
     text = shown(tables.of_report(Report("a.vdz", 1, (row,))), 80)
     assert "error of end to end: a share of the boxes\n" in text.replace("  ", "").replace(" \n", "\n")
     assert "2 of 4" in text
+    assert "Dice" not in text
+
+
+def test_a_report_that_compared_nothing_says_so() -> None:
+    row = Row("end to end", "openvino", "fp32", 0, 0, "of the boxes", None, True, 0, 0)
+    note = "nothing compared: no golden image has a box above the threshold 0.5"
+    found = Report("a.vdz", 1, (row,), notes=(note,))
+    text = shown(tables.of_report(found), 80)
+    assert "empty" in text
+    assert "same" not in text
+    assert note in text
+    assert found.to_dict()["rows"][0]["verdict"] == "empty"

@@ -13,6 +13,7 @@ from visdeploy import data
 from visdeploy.data.dataset import Dataset, Item, Objects
 from visdeploy.errors import InputError
 from visdeploy.train import TrainOptions, checkpoint, fit
+from visdeploy.train.fit import _save_golden
 from visdeploy.train.journal import Journal
 from visdeploy.train.loader import Boxes
 
@@ -277,3 +278,9 @@ def test_the_recipe_of_a_detector_with_weights(tmp_path):
     assert (taught.freeze_to, taught.freeze_bn) == (4, True)
     tiny = TrainOptions(tmp_path, task="detection", arch="tinyssd")
     assert tiny.encoder is None
+
+
+def test_golden_images_are_those_with_the_most_objects(tmp_path: Path) -> None:
+    val = [replace(drawn(0, 1, count).val[0], name=f"with{count}") for count in (0, 1, 3, 2)]
+    _save_golden(replace(drawn(1, 0), val=val), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["with2.png", "with3.png"]

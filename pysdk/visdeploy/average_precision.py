@@ -13,6 +13,9 @@ from visdeploy.errors import InputError
 MIN_IOU = 0.5
 """The least IoU at which a detection is of an object."""
 
+MEASURED_FROM = 0.01
+"""The score above which boxes are measured: far below a threshold of use, as high recall comes from low scores."""
+
 Floats = NDArray[np.float64]
 
 

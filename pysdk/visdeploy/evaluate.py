@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import ops
-from visdeploy.average_precision import MIN_IOU, AveragePrecision
+from visdeploy.average_precision import MEASURED_FROM, MIN_IOU, AveragePrecision
 from visdeploy.errors import InputError
 from visdeploy.metrics import Confusion
 from visdeploy.predictor import Predictor
@@ -24,9 +24,6 @@ Known = TypeVar("Known")
 
 ONE_OBJECT = ("object",)
 """The labels of a localizer that was trained to tell where the main object is, whatever its class."""
-
-# Below the spec's threshold, for precision at a high recall comes from boxes of low scores.
-_CONFIDENCE = 0.01
 
 
 def evaluate(
@@ -88,7 +85,7 @@ def measure(predictor: Predictor, items: Sequence["Item"], *, progress: Callable
         raise InputError("[val] data: there are no labelled images to compare with")
     spec = predictor.spec
     tally = _TALLIES[spec.task](spec)
-    conf = min(_CONFIDENCE, spec.threshold) if spec.task == "detection" else None
+    conf = min(MEASURED_FROM, spec.threshold) if spec.task == "detection" else None
     for done, item in enumerate(items, 1):
         sample = item.load()
         tally.add(sample, predictor(sample.image, conf=conf))

@@ -1,4 +1,7 @@
-"""Whether an ONNX graph keeps weights in other files: engines would read them from wherever it says."""
+"""What is asked of an ONNX graph before an engine sees it.
+
+Such as whether it keeps weights in other files: engines would read them from wherever it says.
+"""
 
 from collections.abc import Iterator
 
@@ -13,6 +16,7 @@ _PATHS = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_GRAPH, _OUTPUT, _NAME = 7, 12, 1
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -22,6 +26,19 @@ def has_external_data(graph: bytes) -> bool:
         return _search(memoryview(graph), "model")
     except (IndexError, RecursionError):
         return False
+
+
+def output_names(graph: bytes) -> tuple[str, ...]:
+    """Return the names of a serialised model's outputs; none for what is no model."""
+    try:
+        values = [value for part in _parts(memoryview(graph), _GRAPH) for value in _parts(part, _OUTPUT)]
+        return tuple(bytes(name).decode(errors="replace") for value in values for name in _parts(value, _NAME))
+    except IndexError:
+        return ()
+
+
+def _parts(message: memoryview, wanted: int) -> list[memoryview]:
+    return [part for field, part in _fields(message) if field == wanted and isinstance(part, memoryview)]
 
 
 def _search(message: memoryview, kind: str) -> bool:

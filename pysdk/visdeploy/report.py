@@ -42,6 +42,11 @@ class Row:
     file: str = ""
 
     @property
+    def verdict(self) -> str:
+        """Either "DRIFTED", or "empty" where there was nothing to compare, or "same"."""
+        return "DRIFTED" if not self.ok else "empty" if self.total == 0 else "same"
+
+    @property
     def drift(self) -> str:
         """The error and its limit in words."""
         if not np.isfinite(self.error):
@@ -81,6 +86,7 @@ class Report:
         not_run: What this machine cannot run; not a failure.
         own_images: Number of the user's images that were compared.
         reference: What they were compared with.
+        notes: What the rows do not prove.
     """
 
     bundle: str
@@ -89,6 +95,7 @@ class Report:
     not_run: tuple[NotRun, ...] = ()
     own_images: int = 0
     reference: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -97,7 +104,10 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain Python values; an infinite error, which JSON does not know, is None."""
-        rows = [asdict(row) | {"error": row.error if np.isfinite(row.error) else None} for row in self.rows]
+        rows = [
+            asdict(row) | {"error": row.error if np.isfinite(row.error) else None, "verdict": row.verdict}
+            for row in self.rows
+        ]
         return asdict(self) | {"ok": self.ok, "rows": rows}
 
     def require(self) -> None:

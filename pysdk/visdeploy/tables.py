@@ -24,6 +24,7 @@ _FIELDS_OF = {
     "segmentation": ("ignore_index", "tile_overlap"),
     "detection": ("box_weights", "iou_threshold", "top_k", "max_det", "nms"),
 }
+_COLORS = {"same": "green", "empty": "yellow", "DRIFTED": "bold red"}
 _MARKS = ("p50", "p95", "p99")
 
 
@@ -36,7 +37,8 @@ def console() -> Console:
 def of_report(report: Report) -> Group:
     """Return one line per verified stage, and below what drifted where and what could not be verified here."""
     own = f", {report.own_images} images against {report.reference}" if report.own_images else ""
-    table = _table("stage", "engine", "error", "limit", "changed", "Dice", "verdict", left=("stage", "verdict"))
+    dice = ("Dice",) if any(row.dice is not None for row in report.rows) else ()
+    table = _table("stage", "engine", "error", "limit", "changed", *dice, "verdict", left=("stage", "verdict"))
     units: dict[str, dict[str, None]] = {}
     drifted = []
     for row in report.rows:
@@ -54,11 +56,11 @@ def of_report(report: Report) -> Group:
             f"{row.error:.2g}",
             f"{row.limit:.2g}",
             "" if row.changed is None else f"{row.changed:,}" if pixels else f"{row.changed:,} of {row.total:,}",
-            "" if row.dice is None else f"{row.dice:.5f}",
-            "[green]same[/]" if row.ok else "[bold red]DRIFTED[/]",
+            *("" if row.dice is None else f"{row.dice:.5f}" for _ in dice),
+            f"[{_COLORS[row.verdict]}]{row.verdict}[/]",
         )
     notes = [f"error of {', '.join(stages)}: {unit}" for unit, stages in units.items()]
-    notes += drifted
+    notes += [*drifted, *report.notes]
     notes += [f"not run here: {entry.what}: {entry.why}" for entry in report.not_run]
     return _titled(f"{report.bundle}: {report.images} golden images{own}", table, notes)
 

@@ -89,7 +89,8 @@ def verify(
         for predictor, file in _predictors(opened, engines, precisions, files, len(images) > 0, not_run):
             ran = {"engine": predictor.engine.name, "precision": predictor.engine.precision, "file": file}
             rows += [*_golden_rows(predictor, recorded, ran), *own.rows(predictor, ran)]
-    return Report(str(opened.path), len(recorded), tuple(rows), tuple(not_run), len(own.expected), own.reference)
+    notes = _notes(rows, spec)
+    return Report(str(opened.path), len(recorded), tuple(rows), tuple(not_run), len(own.expected), own.reference, notes)
 
 
 def _predictors(
@@ -182,6 +183,13 @@ def accepted(spec: Manifest, engine: str) -> list[str]:
 def runnable(bundle: Bundle) -> list[str]:
     """Return the engines installed here that this bundle has a model for."""
     return [name for name in installed() if name != "torchscript" or TORCHSCRIPT in bundle.files]
+
+
+def _notes(rows: Sequence[Row], spec: Manifest) -> tuple[str, ...]:
+    empty = {"own" if row.stage == "own images" else "golden" for row in rows if row.verdict == "empty"}
+    return tuple(
+        f"nothing compared: no {kind} image has a box above the threshold {spec.threshold:g}" for kind in sorted(empty)
+    )
 
 
 def _check_labels(bundle: Bundle) -> None:

@@ -78,8 +78,8 @@ class AnsweringFile:
         pass
 
 
-def open_onnx(path: Path, graph: bytes, bundle: Bundle) -> AnsweringFile | None:
-    """Open a graph in ONNX Runtime or else OpenVINO; None where it answers something else than boxes.
+def open_onnx(path: Path, graph: bytes, bundle: Bundle) -> AnsweringFile:
+    """Open a graph that answers `OUTPUTS` in ONNX Runtime or else OpenVINO.
 
     Raises:
         MissingDependencyError: Neither is installed.
@@ -93,35 +93,31 @@ def open_onnx(path: Path, graph: bytes, bundle: Bundle) -> AnsweringFile | None:
         )
     try:
         run_in = _onnxruntime if name == "onnxruntime" else _openvino
-        outputs, version, run = run_in(graph, bundle.manifest.input_name, str(path))
+        version, run = run_in(graph, bundle.manifest.input_name, str(path))
     except EngineError:
         raise
     except Exception as error:  # engines share no base class but Exception
         raise EngineError(f"{name}: refused {path} ({reason(error)})") from error
     spec = bundle.manifest
-    if outputs != OUTPUTS:
-        return None
     return AnsweringFile(name, version, spec, lambda pixels: _detected(run, pixels, spec))
 
 
-def _onnxruntime(graph: bytes, images: str, path: str) -> tuple[tuple[str, ...], str, Run]:
+def _onnxruntime(graph: bytes, images: str, path: str) -> tuple[str, Run]:
     import onnxruntime
 
     from visdeploy.engines import onnxruntime as adapter
 
     session = adapter.open_session(graph, cpu_quota(), path)
-    names = tuple(output.name for output in session.get_outputs())
-    return names, onnxruntime.__version__, lambda batch: session.run(None, {images: batch})
+    return onnxruntime.__version__, lambda batch: session.run(None, {images: batch})
 
 
-def _openvino(graph: bytes, images: str, path: str) -> tuple[tuple[str, ...], str, Run]:
+def _openvino(graph: bytes, images: str, path: str) -> tuple[str, Run]:
     import openvino
 
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": cpu_quota(), "ENABLE_CPU_PINNING": False}
     compiled = core.compile_model(core.read_model(graph), "CPU", settings)
-    names = tuple(output.any_name for output in compiled.outputs)
-    return names, openvino.__version__, lambda batch: [np.array(part) for part in compiled({images: batch}).values()]
+    return openvino.__version__, lambda batch: [np.array(part) for part in compiled({images: batch}).values()]
 
 
 def of_script(module: Any, version: str, bundle: Bundle) -> AnsweringFile | None:

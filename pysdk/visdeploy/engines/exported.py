@@ -15,7 +15,7 @@ from visdeploy.engines import Engine, answering_file, cpu_quota, load_adapter, o
 from visdeploy.engines.answering_file import AnsweringFile
 from visdeploy.engines.torchscript import TorchEngine
 from visdeploy.errors import EngineError, InputError, MissingDependencyError
-from visdeploy.onnx_files import has_external_data
+from visdeploy.onnx_files import has_external_data, output_names
 from visdeploy.spec import MAX_BYTES
 
 SUFFIXES = (".pt2", ".xml", ".engine", ".onnx", ".ts")
@@ -51,8 +51,11 @@ def open_file(path: str | Path, bundle: bundles.Bundle) -> Engine | AnsweringFil
     if path.suffix == ".onnx":
         if has_external_data(data):
             raise EngineError(f"[verify] file: {path} keeps weights in other files; save it as one")
-        found = answering_file.open_onnx(path, data, bundle) if bundle.manifest.task == "detection" else None
-        return found or _in_place(bundle, path, bundles.ONNX, data, "auto")
+        if output_names(data) != answering_file.OUTPUTS:
+            return _in_place(bundle, path, bundles.ONNX, data, "auto")
+        if (task := bundle.manifest.task) != "detection":
+            raise EngineError(f"[verify] file: {path} answers boxes, the bundle's task is {task}")
+        return answering_file.open_onnx(path, data, bundle)
     if answering_file.calls_our_ops(data, path):
         import visdeploy.torch_ops  # noqa: F401  (which the file needs to be loaded)
     script: Any = _in_place(bundle, path, bundles.TORCHSCRIPT, data, "torchscript")

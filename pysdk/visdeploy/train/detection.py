@@ -5,7 +5,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from visdeploy import ops
-from visdeploy.average_precision import AveragePrecision
+from visdeploy.average_precision import MEASURED_FROM, AveragePrecision
 from visdeploy.data import Dataset
 from visdeploy.data.augment import AugmentBoxes
 from visdeploy.errors import InputError
@@ -13,9 +13,6 @@ from visdeploy.train import detection_losses
 from visdeploy.train.loader import Augmentation, Boxes
 from visdeploy.train.options import TrainOptions
 from visdeploy.train.task import Task
-
-MEASURED_FROM = 0.01
-"""Score from which boxes count for average precision, as in `evaluate`."""
 
 
 class DetectionTask(Task):

@@ -19,7 +19,7 @@ from lightning.pytorch.tuner import Tuner
 from torch import nn
 
 from visdeploy import image, models
-from visdeploy.data import Dataset, check_or_raise
+from visdeploy.data import Dataset, Item, check_or_raise
 from visdeploy.errors import InputError
 from visdeploy.spec import Spec
 from visdeploy.train import checkpoint
@@ -265,9 +265,14 @@ def _find_lr(task: Task, common: dict[str, Any], loader: Any, folder: Path) -> f
 
 
 def _save_golden(dataset: Dataset, folder: Path) -> None:
+    """Choose the images with the most objects: where a detector finds none, there is nothing to compare."""
     folder.mkdir(exist_ok=True)
-    for item in list(dataset.val or dataset.train)[:GOLDEN_IMAGES]:
+    for item in sorted(dataset.val or dataset.train, key=_count_objects, reverse=True)[:GOLDEN_IMAGES]:
         image.write(folder / f"{Path(item.name).stem}.png", item.load_image())
+
+
+def _count_objects(item: Item) -> int:
+    return int((~item.load_objects().ignored).sum()) if item.load_objects else 0
 
 
 @contextmanager

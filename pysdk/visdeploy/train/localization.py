@@ -7,15 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from visdeploy.average_precision import MIN_IOU
 from visdeploy.data import Dataset, largest_objects
 from visdeploy.errors import InputError
 from visdeploy.train.detection import box_augmentation, require_objects
 from visdeploy.train.loader import Augmentation, MainObject
 from visdeploy.train.options import TrainOptions
 from visdeploy.train.task import Task
-
-HIT = 0.5
-"""IoU from which a box of the right class counts as found."""
 
 
 class LocalizationTask(Task):
@@ -89,9 +87,9 @@ class LocalizationTask(Task):
         overlaps = torch.cat(self.overlaps)
         figures = {"iou": overlaps.mean().item(), "l1": torch.cat(self.distances).mean().item()}
         if not self.right:
-            return {"loc_accuracy": (overlaps >= HIT).float().mean().item()} | figures
+            return {"loc_accuracy": (overlaps >= MIN_IOU).float().mean().item()} | figures
         right = torch.cat(self.right)
-        both = {"loc_accuracy": (right & (overlaps >= HIT)).float().mean().item()}
+        both = {"loc_accuracy": (right & (overlaps >= MIN_IOU)).float().mean().item()}
         return both | {"accuracy": right.float().mean().item()} | figures
 
     def _boxes(self, answer: Tensor) -> Tensor:
