@@ -157,6 +157,18 @@ def test_a_json_that_cannot_be_told_by_its_words_is_named(tmp_path, document, me
         data.open(tmp_path, task=task)
 
 
+def test_masks_do_not_hide_a_broken_json_and_bare_images_have_no_labels(tmp_path):
+    save_images(tmp_path / "images", "ab")
+    with pytest.raises(InputError, match=r"has none of the known layouts: .*COCO"):
+        data.open(tmp_path, task="detection")
+    save_images(tmp_path / "masks", "ab")
+    with pytest.raises(InputError, match=r"no labels for detection, only for segmentation \(folder\)"):
+        data.open(tmp_path, task="detection")
+    save_coco(tmp_path, "{", name="annotations/instances.json")
+    with pytest.raises(InputError, match=r"instances.json: not valid JSON"):
+        data.open(tmp_path, task="detection")
+
+
 def test_half_a_split_is_not_taken_for_all(tmp_path):
     save_coco(tmp_path, coco(), name="annotations/instances_val.json")
     (tmp_path / "annotations" / "instances_train.json").write_text('{"images": [')

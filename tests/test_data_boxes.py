@@ -215,6 +215,15 @@ BOMB = """<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bbbbbbbbbb"><!ENTITY c "
 <!ENTITY d "&c;&c;&c;&c;&c;&c;&c;&c;&c;&c;">]><annotation><filename>&d;</filename></annotation>"""
 
 
+def test_the_command_line_says_which_images_are_in_both_lists(tmp_path, capsys):
+    save_voc(tmp_path, {name: [("red", (5, 5, 9, 9), 0)] for name in "abc"})
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    for part, names in (("train", "a\nb\n"), ("val", "b\nc\n")):
+        (tmp_path / "ImageSets" / "Main" / f"{part}.txt").write_text(names)
+    open_data(tmp_path, "auto", task="detection")
+    assert "1 of the 2 held-out images are trained on too" in capsys.readouterr().err
+
+
 def test_every_faulty_annotation_is_named(tmp_path):
     save_voc(tmp_path, CELLS)
     faulty = {

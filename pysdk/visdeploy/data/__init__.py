@@ -95,15 +95,18 @@ def _read(root: Path, format: str, task: str | None, options: dict[str, object])
 
 def _detect(root: Path, task: str | None, options: dict[str, object]) -> str:
     found = [name for name, reader in _FORMATS.items() if reader.matches(root)]
-    only_images = found[:1] == ["folder"] and "masks" not in options and not folder.has_masks(root)
-    if only_images and len(found) > 1:
-        found = found[1:]
-    if (not found or (only_images and found == ["folder"])) and task != "segmentation":
-        for reader in (coco, yolo, boxes_csv):
+    if found[:1] == ["folder"] and "masks" not in options and not folder.has_masks(root):
+        # Bare images are of no use to what needs no masks.
+        found = found[1:] or (["folder"] if task in (None, "segmentation") else [])
+        bare = found in ([], ["folder"])
+    else:
+        bare = not found
+    fitting = [name for name in found if task is None or task in _FORMATS[name].TASKS]
+    if task != "segmentation" and (bare or not fitting):
+        for reader in (coco, yolo, boxes_csv) if bare else (coco,):
             reader.explain(root)
-    for name in found:
-        if task is None or task in _FORMATS[name].TASKS:
-            return name
+    if fitting:
+        return fitting[0]
     if not any(root.iterdir()):
         raise InputError(f"[data.open] path: {root} is an empty folder")
     if found:
