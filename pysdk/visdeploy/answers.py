@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from visdeploy.asked import Asked
 from visdeploy.postprocess import find
 from visdeploy.preprocess import Prepared
-from visdeploy.spec import Manifest, Spec
+from visdeploy.spec import Manifest
 from visdeploy.types import Boxes, Classes, Masks, Result
 
 Answer = Mapping[str, NDArray[Any]]
@@ -23,32 +23,6 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "localization": _BOXES,
     "classification": ("probabilities",),
 }
-
-
-_SHAPES = {
-    "segmentation": "(1, C, h, w)",
-    "detection": "(1, N, C + 4)",
-    "localization": "(1, 4 + C)",
-    "classification": "(1, C)",
-}
-
-
-def contradiction(shape: tuple[int, ...], spec: Spec) -> str:
-    """Return how a network's answer to a batch of one contradicts the spec, in a sentence; empty if it does not."""
-    expected, classes = _SHAPES[spec.task], len(spec.labels)
-    if len(shape) != expected.count(",") + 1 or shape[0] != 1 or not all(shape):
-        return f"net: expected logits of shape {expected} for {spec.task}, got {shape}"
-    if spec.anchors is not None and shape[1] != spec.anchors.count:
-        return f"anchors: the rule gives {spec.anchors.count} boxes, the network answers {shape[1]}"
-    if spec.task == "segmentation":
-        if shape[1] != classes and (shape[1], classes) != (1, 2):
-            return f"labels: the network has {shape[1]} channels, the spec names {classes} labels"
-        return ""
-    scored = shape[-1] - (0 if spec.task == "classification" else 4)
-    if scored != classes and (spec.task, scored, classes) != ("localization", 0, 1):
-        background = ", the background among them" if spec.task == "detection" else ""
-        return f"labels: the network scores {max(0, scored)} classes, the spec names {classes} labels{background}"
-    return ""
 
 
 def read(logits: NDArray[np.float32], prepared: Prepared, spec: Manifest, **asked: Any) -> Answer:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from visdeploy import answers, image, tiling, tolerance
 from visdeploy import bundle as bundles
 from visdeploy import golden as goldens
+from visdeploy import image, postprocess, tiling, tolerance
 from visdeploy.bundle import Bundle, Manifest, Spec
 from visdeploy.comparison import relative_error
 from visdeploy.engines import Engine, cpu_quota, installed, open_engine, reason
@@ -230,7 +230,7 @@ def _convert_onnx(path: Path, spec: Spec, example: NDArray[np.uint8]) -> tuple[M
 
 def _complete(spec: Spec, logits: NDArray[np.float32]) -> Manifest:
     """Fill in what only the network's answer tells, and refuse a spec that contradicts it."""
-    if problem := answers.contradiction(logits.shape, spec):
+    if problem := postprocess.contradiction(logits.shape, spec):
         raise InputError(f"[export] {problem}")
     if not np.isfinite(logits).all():
         raise InputError("[export] net: its logits for golden image 0 are not all finite")

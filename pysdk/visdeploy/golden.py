@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visdeploy import answers, tiling
+from visdeploy import answers, postprocess, tiling
 from visdeploy.answers import Answer
 from visdeploy.bundle import GOLDEN, Bundle
 from visdeploy.errors import BundleError, InputError
@@ -103,7 +103,7 @@ def _contradiction(golden: Golden, spec: Manifest) -> str:
         return f"expected {', '.join(expected)} for {spec.task}, got {', '.join(given)}"
     if spec.resize in ("stretch", "letterbox") and golden.pixels.shape[:2] != spec.size:
         return f"expected pixels of {spec.size}, got {golden.pixels.shape[:2]}"
-    if problem := answers.contradiction((1, *golden.logits.shape), spec):
+    if problem := postprocess.contradiction((1, *golden.logits.shape), spec):
         return problem
     classes = len(spec.labels)
     if len(golden.answer.get("scores", ())) > spec.max_det:

@@ -10,40 +10,46 @@ from visdeploy import mask, ops
 from visdeploy.asked import Asked, logit_threshold
 from visdeploy.errors import EngineError
 from visdeploy.preprocess import Prepared
-from visdeploy.spec import Manifest
+from visdeploy.spec import Manifest, Spec
 from visdeploy.tiling import enlarge
 from visdeploy.types import Boxes, Classes, Masks, Rle
 
 Anchors = NDArray[np.float32]
 
+_SHAPES = {
+    "segmentation": "(1, C, h, w)",
+    "detection": "(1, N, C + 4)",
+    "localization": "(1, 4 + C)",
+    "classification": "(1, C)",
+}
 
-def check_shape(shape: Sequence[int], spec: Manifest, anchors: Anchors | None) -> None:
-    """Compare the shape of what the network answered with what the spec says of its task.
+
+def contradiction(shape: tuple[int, ...], spec: Spec) -> str:
+    """Return how a network's answer to a batch of one contradicts the spec, in a sentence; empty if it does not."""
+    expected, classes = _SHAPES[spec.task], len(spec.labels)
+    if len(shape) != expected.count(",") + 1 or shape[0] != 1 or not all(shape):
+        return f"net: expected logits of shape {expected} for {spec.task}, got {shape}"
+    if spec.anchors is not None and shape[1] != spec.anchors.count:
+        return f"anchors: the rule gives {spec.anchors.count} boxes, the network answers {shape[1]}"
+    if spec.task == "segmentation":
+        if shape[1] != classes and (shape[1], classes) != (1, 2):
+            return f"labels: the network has {shape[1]} channels, the spec names {classes} labels"
+        return ""
+    scored = shape[-1] - (0 if spec.task == "classification" else 4)
+    if scored != classes and (spec.task, scored, classes) != ("localization", 0, 1):
+        background = ", the background among them" if spec.task == "detection" else ""
+        return f"labels: the network scores {max(0, scored)} classes, the spec names {classes} labels{background}"
+    return ""
+
+
+def check_shape(shape: Sequence[int], spec: Manifest) -> None:
+    """Compare the shape of what the network answered for a batch with what the spec says of its task.
 
     Raises:
         EngineError: They differ.
     """
-    classes = len(spec.labels)
-    expected: dict[str, tuple[tuple[int | None, ...], ...]] = {
-        "segmentation": ((1 if spec.binary else classes, None, None),),
-        "detection": ((0 if anchors is None else len(anchors), classes + 4),),
-        "localization": ((classes + 4,), (4,)) if classes == 1 else ((classes + 4,),),
-        "classification": ((classes,),),
-    }
-    fits = (
-        len(shape) == len(sides) + 1 and all(side in (None, got) for side, got in zip(sides, shape[1:], strict=True))
-        for sides in expected[spec.task]
-    )
-    if any(fits):
-        return
-    if spec.task == "segmentation" and len(shape) == 4:
-        channels = expected["segmentation"][0][0]
-        raise EngineError(f"the network answered with {shape[1]} channels, its spec says {channels}")
-    texts = [", ".join("any" if side is None else str(side) for side in sides) for sides in expected[spec.task]]
-    raise EngineError(
-        f"the network answered with the shape {tuple(shape)}, where its spec says (B, {'), or (B, '.join(texts)}) "
-        f"for {spec.task}"
-    )
+    if problem := contradiction((1, *shape[1:]), spec):
+        raise EngineError(f"the network's answer does not fit its spec: {problem}")
 
 
 def find(
@@ -73,7 +79,7 @@ def find(
     Raises:
         EngineError: The shape is another than the spec says, or a classifier or localizer answered with NaN.
     """
-    check_shape(outputs.shape, spec, anchors)
+    check_shape(outputs.shape, spec)
     if spec.task == "segmentation":
         for logits, image in zip((outputs[i] for i in range(len(prepared))), prepared, strict=True):
             yield find_masks(logits, image, spec, asked.threshold)
