@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import ops
+from visdeploy.asked import Asked
 from visdeploy.average_precision import MIN_IOU, AveragePrecision
 from visdeploy.errors import InputError
 from visdeploy.metrics import Confusion
@@ -82,13 +83,24 @@ class Tally(Protocol):
         """Return what was measured by name."""
 
 
-def measure(predictor: Predictor, items: Sequence["Item"], *, progress: Callable[[int], None] | None = None) -> Tally:
-    """Do the same, and return all that was counted: the tally of the model's task."""
+def measure(
+    predictor: Predictor,
+    items: Sequence["Item"],
+    *,
+    confidence: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tally:
+    """Do the same, and return all that was counted: the tally of the model's task.
+
+    A detector's precision, recall and confusion are of the boxes with a score above `confidence`.
+    """
     if not items:
         raise InputError("[val] data: there are no labelled images to compare with")
     spec = predictor.spec
-    tally = _TALLIES[spec.task](spec)
-    conf = min(_CONFIDENCE, spec.threshold) if spec.task == "detection" else None
+    Asked(conf=confidence).check(spec)
+    detector = spec.task == "detection"
+    tally = Detections(spec, confidence) if detector else _TALLIES[spec.task](spec)
+    conf = min(_CONFIDENCE, spec.threshold, *(() if confidence is None else (confidence,))) if detector else None
     for done, item in enumerate(items, 1):
         sample = item.load()
         tally.add(sample, predictor(sample.image, conf=conf))
@@ -131,13 +143,14 @@ class Detections:
     """Boxes of every class.
 
     Attributes:
-        precision: Counts of boxes; its confusion is that above the spec's threshold.
+        precision: Counts of boxes; its confusion is that above a confidence; default, the spec's threshold.
         images: What it was counted from.
     """
 
-    def __init__(self, spec: Manifest) -> None:
+    def __init__(self, spec: Manifest, confidence: float | None = None) -> None:
         self.spec = spec
-        self.precision = AveragePrecision(len(spec.labels), confidence=spec.threshold)
+        sure = spec.threshold if confidence is None else confidence
+        self.precision = AveragePrecision(len(spec.labels), confidence=sure)
         self.images: list[Detected] = []
 
     def add(self, sample: "Sample", result: Result) -> None:
