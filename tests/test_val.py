@@ -104,7 +104,8 @@ def test_one_answer_per_image_prints_a_row_per_class(run, model, tmp_path) -> No
 @pytest.mark.parametrize(
     ("labels", "arguments", "message"),
     [
-        (("background", "b", "a"), [], "its labels have another order, ('background', 'b', 'a'); expected"),
+        (("background", "b", "a"), [], "its labels have another order, 'background', 'b', 'a'; expected"),
+        (("background", "a", "b", *"cdefghi"), [], "have 'c', 'd', 'e', 'f', 'g' and 2 more besides; expected"),
         (("background", "a"), [], "its labels lack 'b'; expected"),
         (("background", "a", "c"), [], "its labels lack 'b' and have 'c' besides; expected"),
         (("background", "a", "b"), ["--task", "localization"], "--task: x.vdz is for detection, not localization"),

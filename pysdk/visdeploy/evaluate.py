@@ -28,6 +28,8 @@ ONE_OBJECT = ("object",)
 
 # Below the spec's threshold, for precision at a high recall comes from boxes of low scores.
 _CONFIDENCE = 0.01
+# Labels that a message names.
+_NAMED = 5
 
 
 def evaluate(
@@ -62,15 +64,20 @@ def check_labels(labels: tuple[str, ...], spec: Spec, step: str) -> None:
     if labels == spec.labels or (spec.task == "localization" and spec.labels == ONE_OBJECT):
         return
     lacks, more = (
-        ", ".join(repr(name) for name in names if name not in others)
+        _few([name for name in names if name not in others])
         for names, others in ((spec.labels, labels), (labels, spec.labels))
     )
     differences = [f"lack {lacks}" if lacks else "", f"have {more} besides" if more else ""]
-    how = " and ".join(filter(None, differences)) or f"have another order, {labels}"
+    how = " and ".join(filter(None, differences)) or f"have another order, {_few(labels)}"
     raise InputError(
-        f"[{step}] data: its labels {how}; expected those of the bundle, {spec.labels}: labels.txt in the folder names "
-        "them"
+        f"[{step}] data: its labels {how}; expected those of the bundle, {_few(spec.labels)}: labels.txt in the "
+        "folder names them"
     )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more
 
 
 class Tally(Protocol):
