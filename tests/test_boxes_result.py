@@ -43,6 +43,12 @@ def test_letterboxed_boxes_are_cut_at_the_image_and_dropped_in_the_padding() -> 
     np.testing.assert_allclose(boxes.xyxy, [[20, 20, 60, 60], [100, 40, 120, 100]], rtol=1e-5)
 
 
+def test_repr_is_short() -> None:
+    text = repr(says(TWO)(photo(60, 100)))
+    assert "boxes=Boxes(2)" in text
+    assert "array(" not in text
+
+
 @pytest.mark.parametrize(
     ("asked", "names"),
     [
