@@ -43,6 +43,12 @@ def test_letterboxed_boxes_are_cut_at_the_image_and_dropped_in_the_padding() -> 
     np.testing.assert_allclose(boxes.xyxy, [[20, 20, 60, 60], [100, 40, 120, 100]], rtol=1e-5)
 
 
+def test_repr_is_short() -> None:
+    text = repr(says(TWO)(photo(60, 100)))
+    assert "boxes=Boxes(2)" in text
+    assert "array(" not in text
+
+
 @pytest.mark.parametrize(
     ("asked", "names"),
     [
@@ -52,6 +58,8 @@ def test_letterboxed_boxes_are_cut_at_the_image_and_dropped_in_the_padding() -> 
         ({"iou": 0.9}, ["cat", "dog", "cat"]),
         ({"max_det": 1}, ["cat"]),
         ({"classes": ["dog"]}, ["dog"]),
+        ({"classes": "dog"}, ["dog"]),
+        ({"classes": np.int64(1)}, ["cat"]),
         ({"classes": [2], "max_det": 1}, ["dog"]),
         ({"conf": np.float32(0.85), "max_det": np.int64(7)}, ["cat"]),
         ({"classes": np.array([1, 2])}, ["cat", "dog"]),
@@ -73,7 +81,6 @@ def test_what_is_asked_for(asked: dict[str, Any], names: list[str]) -> None:
         ({"classes": [7]}, "the model knows no class 7; it has cat, dog"),
         ({"classes": ["background"]}, "the model knows no class 'background'"),
         ({"classes": [0]}, "the model knows no class 0"),
-        ({"classes": "dog"}, "classes: expected a list of names or indices, got 'dog'"),
         ({"classes": []}, r"classes: expected a list of names or indices, got \[\]"),
         ({"conf": 1.5}, "conf: expected a number from 0 to 1, got 1.5"),
         ({"conf": float("nan")}, "conf: expected a number from 0 to 1, got nan"),
@@ -81,7 +88,7 @@ def test_what_is_asked_for(asked: dict[str, Any], names: list[str]) -> None:
         ({"conf": [0.5]}, r"conf: expected a number from 0 to 1, got \[0.5\]"),
         ({"conf": 1j}, "conf: expected a number from 0 to 1, got 1j"),
         ({"max_det": True}, "max_det: expected a whole number of at least 1, got True"),
-        ({"classes": np.int64(1)}, "classes: expected a list of names or indices"),
+        ({"classes": "do"}, "knows no class 'do'; did you mean 'dog'"),
         ({"classes": (name for name in ["cat"])}, "classes: expected a list of names or indices"),
         ({"classes": np.array([[1]])}, "the model knows no class array"),
         ({"classes": [True]}, "the model knows no class True"),

@@ -205,6 +205,12 @@ def test_predict_goes_on_after_a_bad_image(run, binary_bundle, photo_folder, tmp
         assert from_kaggle["counts"].decode() == annotation["segmentation"]["counts"]
 
 
+def test_predict_says_that_no_box_was_found(run, detector_bundle, photo_folder, tmp_path):
+    code, out, _ = run("predict", detector_bundle, photo_folder / "a.png", "--conf", 1, "--out", tmp_path / "out")
+    assert code == 0
+    assert "1 of 1 images, 0 boxes above 1; --conf lowers it ->" in out
+
+
 def test_predict_as_json(run, binary_bundle, photo_folder, tmp_path):
     _, out, _ = run("predict", binary_bundle, photo_folder, "--out", tmp_path / "out", "--json", "--no-overlays")
     documents = json.loads(out)

@@ -152,6 +152,14 @@ def test_every_mismatch_is_listed(tmp_path):
         assert part in str(caught.value)
 
 
+def test_weights_of_another_architecture_are_one_line(tmp_path):
+    torch.save({f"stranger.{k}": torch.zeros(1) for k in range(9)}, tmp_path / "w.pt")
+    net = models.create("unet", encoder=SMALL, num_classes=2)
+    with pytest.raises(InputError, match=r"missing, 0 of another shape, 9 unexpected: .*; and \d+ more$") as caught:
+        models.load_weights(net, tmp_path / "w.pt")
+    assert str(caught.value).count("missing ") == 3
+
+
 @pytest.mark.parametrize("content", [b"", b"not a file of weights", b"PK\x03\x04broken"])
 def test_unreadable_weights_are_one_sentence(tmp_path, content):
     (tmp_path / "w.pt").write_bytes(content)

@@ -64,6 +64,16 @@ def test_detection_prints_classes_and_confusion(run, scenes, tmp_path) -> None:
         assert np.ptp(cv2.imread(str(tmp_path / "val" / name))) > 200
 
 
+def test_conf_moves_precision_and_recall_and_the_best_f1_is_shown(run, scenes) -> None:
+    code, out, err = run(painted.detector(threshold=0.9), scenes, "--conf", 0.1)
+    assert code == 0, err
+    assert "scores above 0.1, IoU" in out
+    assert ["b", "2", "2", "0.5000", "1.0000", "0.5000"] in [line.split() for line in out.splitlines()]
+    # Of four objects two are found, and of four boxes two are right.
+    assert "best F1 of all classes together: 0.5000, scores from" in out
+    assert run(painted.classifier(), scenes, "--conf", 0.1, labels=("a", "b"))[0] == 2
+
+
 def test_what_is_wrong_with_the_data_is_said_beside_the_figures(run, scenes) -> None:
     code, _, err = run(painted.detector(), scenes, problems=("a.json: annotation 3: unknown class",))
     assert code == 0
@@ -94,7 +104,8 @@ def test_one_answer_per_image_prints_a_row_per_class(run, model, tmp_path) -> No
 @pytest.mark.parametrize(
     ("labels", "arguments", "message"),
     [
-        (("background", "b", "a"), [], "its labels have another order, ('background', 'b', 'a'); expected"),
+        (("background", "b", "a"), [], "its labels have another order, 'background', 'b', 'a'; expected"),
+        (("background", "a", "b", *"cdefghi"), [], "have 'c', 'd', 'e', 'f', 'g' and 2 more besides; expected"),
         (("background", "a"), [], "its labels lack 'b'; expected"),
         (("background", "a", "c"), [], "its labels lack 'b' and have 'c' besides; expected"),
         (("background", "a", "b"), ["--task", "localization"], "--task: x.vdz is for detection, not localization"),

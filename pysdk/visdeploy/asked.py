@@ -5,6 +5,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import TypeGuard
 
 from visdeploy.errors import InputError
 from visdeploy.spec import UNUSED, Spec
@@ -19,14 +20,15 @@ class Asked:
         conf: Score above which a box is returned, from 0 to 1; a detector's, as the next three.
         iou: Largest IoU of two boxes of one class, from 0 to 1.
         max_det: The most boxes of one image, best first.
-        classes: Names or indices of the classes to look for; the boxes of others do not count in `max_det`.
+        classes: Names or indices of the classes to look for, or a single one; the boxes of others do not count in
+            `max_det`.
     """
 
     threshold: float | None = None
     conf: float | None = None
     iou: float | None = None
     max_det: int | None = None
-    classes: Sequence[str | int] | None = None
+    classes: str | int | Sequence[str | int] | None = None
 
     def check(self, spec: Spec) -> None:
         """Refuse what does not go with the model.
@@ -60,8 +62,9 @@ class Asked:
         """
         if self.classes is None:
             return None
-        listed = isinstance(self.classes, Collection) and not isinstance(self.classes, str | bytes)
-        if not listed or not len(self.classes):
+        if isinstance(self.classes, str) or _is_whole(self.classes):
+            return frozenset([_index(self.classes, spec)])
+        if not isinstance(self.classes, Collection) or isinstance(self.classes, bytes) or not len(self.classes):
             raise InputError(f"[predict] classes: expected a list of names or indices, got {self.classes!r}")
         return frozenset(_index(entry, spec) for entry in self.classes)
 
@@ -88,5 +91,5 @@ def _index(entry: str | int, spec: Spec) -> int:
     raise InputError(f"[predict] classes: the model knows no class {entry!r}; {hint}")
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool)

@@ -135,6 +135,18 @@ class AveragePrecision:
             curves.append(Curve(scores[mine], hits / np.arange(1, len(hits) + 1), recall, int(objects)))
         return curves
 
+    def best_f1(self) -> tuple[float, float] | None:
+        """Return the best F1 of all classes together and the lowest score it counts; None where nothing is right."""
+        scores, _, right = (np.concatenate(column) for column in zip(*self._found, strict=True))
+        if not right.any():
+            return None
+        order = np.argsort(-scores, kind="stable")
+        scores = scores[order]
+        f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(scores) + 1) + self._objects.sum())
+        f1[:-1][scores[:-1] == scores[1:]] = 0  # a threshold does not part equal scores
+        best = int(f1.argmax())
+        return float(f1[best]), float(scores[best])
+
     def metrics(self, labels: Sequence[str]) -> dict[str, float]:
         """Return `map50` (by area), `map50_07` (by eleven points), and `ap50_<label>` of each class that has objects.
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import ops
+from visdeploy.asked import Asked
 from visdeploy.average_precision import MEASURED_FROM, MIN_IOU, AveragePrecision
 from visdeploy.errors import InputError
 from visdeploy.metrics import Confusion
@@ -24,6 +25,9 @@ Known = TypeVar("Known")
 
 ONE_OBJECT = ("object",)
 """The labels of a localizer that was trained to tell where the main object is, whatever its class."""
+
+# Labels that a message names.
+_NAMED = 5
 
 
 def evaluate(
@@ -58,15 +62,20 @@ def check_labels(labels: tuple[str, ...], spec: Spec, step: str) -> None:
     if labels == spec.labels or (spec.task == "localization" and spec.labels == ONE_OBJECT):
         return
     lacks, more = (
-        ", ".join(repr(name) for name in names if name not in others)
+        _few([name for name in names if name not in others])
         for names, others in ((spec.labels, labels), (labels, spec.labels))
     )
     differences = [f"lack {lacks}" if lacks else "", f"have {more} besides" if more else ""]
-    how = " and ".join(filter(None, differences)) or f"have another order, {labels}"
+    how = " and ".join(filter(None, differences)) or f"have another order, {_few(labels)}"
     raise InputError(
-        f"[{step}] data: its labels {how}; expected those of the bundle, {spec.labels}: labels.txt in the folder names "
-        "them"
+        f"[{step}] data: its labels {how}; expected those of the bundle, {_few(spec.labels)}: labels.txt in the "
+        "folder names them"
     )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more
 
 
 class Tally(Protocol):
@@ -79,13 +88,24 @@ class Tally(Protocol):
         """Return what was measured by name."""
 
 
-def measure(predictor: Predictor, items: Sequence["Item"], *, progress: Callable[[int], None] | None = None) -> Tally:
-    """Do the same, and return all that was counted: the tally of the model's task."""
+def measure(
+    predictor: Predictor,
+    items: Sequence["Item"],
+    *,
+    confidence: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tally:
+    """Do the same, and return all that was counted: the tally of the model's task.
+
+    A detector's precision, recall and confusion are of the boxes with a score above `confidence`.
+    """
     if not items:
         raise InputError("[val] data: there are no labelled images to compare with")
     spec = predictor.spec
-    tally = _TALLIES[spec.task](spec)
-    conf = min(MEASURED_FROM, spec.threshold) if spec.task == "detection" else None
+    Asked(conf=confidence).check(spec)
+    detector = spec.task == "detection"
+    tally = Detections(spec, confidence) if detector else _TALLIES[spec.task](spec)
+    conf = min(MEASURED_FROM, spec.threshold, *(() if confidence is None else (confidence,))) if detector else None
     for done, item in enumerate(items, 1):
         sample = item.load()
         tally.add(sample, predictor(sample.image, conf=conf))
@@ -128,13 +148,14 @@ class Detections:
     """Boxes of every class.
 
     Attributes:
-        precision: Counts of boxes; its confusion is that above the spec's threshold.
+        precision: Counts of boxes; its confusion is that above a confidence; default, the spec's threshold.
         images: What it was counted from.
     """
 
-    def __init__(self, spec: Manifest) -> None:
+    def __init__(self, spec: Manifest, confidence: float | None = None) -> None:
         self.spec = spec
-        self.precision = AveragePrecision(len(spec.labels), confidence=spec.threshold)
+        sure = spec.threshold if confidence is None else confidence
+        self.precision = AveragePrecision(len(spec.labels), confidence=sure)
         self.images: list[Detected] = []
 
     def add(self, sample: "Sample", result: Result) -> None:

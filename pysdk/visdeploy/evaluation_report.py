@@ -72,7 +72,10 @@ def of_tally(title: str, figures: Mapping[str, float], tally: Tally) -> Group:
             table.add_row(escape(row[first]), *(_cell(row[name]) for name in others))
         made += ["", table]
     if isinstance(tally, Detections):
-        made.append(Text(f"precision, recall and confusion: scores above {tally.spec.threshold:g}, IoU {MIN_IOU:g}"))
+        above = tally.precision.confidence
+        made.append(Text(f"precision, recall and confusion: scores above {above:g}, IoU {MIN_IOU:g}"))
+        if (best := tally.precision.best_f1()) is not None:
+            made.append(Text(f"best F1 of all classes together: {best[0]:.4f}, scores from {best[1]:.3g} on"))
     if (counted := confusion(tally)) is not None:
         made += ["", _of_confusion(*counted)]
     return Group(*made)
@@ -100,7 +103,8 @@ def write(folder: Path, document: Mapping[str, Any], tally: Tally) -> list[Path]
         evaluation_plots.draw_confusion(*counted, written[-1])
         if isinstance(tally, Detections):
             written.append(folder / "precision_recall.png")
-            evaluation_plots.draw_curves(tally.spec.labels, tally.precision.curves(), tally.spec.threshold, written[-1])
+            counts = tally.precision
+            evaluation_plots.draw_curves(tally.spec.labels, counts.curves(), counts.confidence, written[-1])
     return written
 
 
@@ -110,7 +114,7 @@ def _rows_of_detections(tally: Detections) -> Rows:
         if not curve.objects and not len(curve.scores):
             continue
         with_it = sum(bool(np.any(one.objects.labels[~one.objects.ignored] == index)) for one in tally.images)
-        precision, recall = (None if math.isnan(value) else value for value in curve.at(tally.spec.threshold))
+        precision, recall = (None if math.isnan(value) else value for value in curve.at(tally.precision.confidence))
         row = {"class": name, "images": with_it, "boxes": curve.objects}
         row["ap50"] = curve.area if curve.objects else None
         made.append(row | {"precision": precision, "recall": recall})

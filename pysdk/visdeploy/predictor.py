@@ -110,7 +110,7 @@ class Predictor:
         conf: float | None = None,
         iou: float | None = None,
         max_det: int | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
     ) -> list[Result]: ...
     @overload
     def __call__(
@@ -122,7 +122,7 @@ class Predictor:
         conf: float | None = None,
         iou: float | None = None,
         max_det: int | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
     ) -> Result: ...
     def __call__(
         self,
@@ -133,7 +133,7 @@ class Predictor:
         conf: float | None = None,
         iou: float | None = None,
         max_det: int | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
     ) -> Result | list[Result]:
         """Predict one image, or each of a list.
 
@@ -166,7 +166,7 @@ class Predictor:
         conf: float | None = None,
         iou: float | None = None,
         max_det: int | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
     ) -> Iterator[Result]:
         """Predict any number of images in order, on as many threads as the engine has lanes, with bounded memory.
 

@@ -123,6 +123,8 @@ def of_manifest(path: str, manifest: Manifest) -> Group:
     foreign = {name for task, names in _FIELDS_OF.items() if task != manifest.task for name in names}
     for name, value in manifest.model_dump(mode="json", exclude=shown_below | foreign).items():
         if value not in (None, {}, []):
+            if name == "metrics":
+                value = {key: f"{figure:.4f}" for key, figure in value.items()}
             shown = _listed(value) if isinstance(value, dict) else value
             if name == "anchors" and manifest.anchors is not None:
                 arguments = {key: entry for key, entry in value.items() if key not in ("rule", "corners")}

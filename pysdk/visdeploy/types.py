@@ -103,6 +103,9 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __repr__(self) -> str:
+        return f"Boxes({len(self)})"
+
     def rows(self) -> Iterator[tuple[int, str, float, list[float]]]:
         """Yield class index, name, score and corners of each, as plain values."""
         return zip(self.labels.tolist(), self.names, self.scores.tolist(), self.xyxy.tolist(), strict=True)

@@ -55,7 +55,8 @@ def predict(
     failed, documents, counts = 0, [], Counter[str]()
     with load(bundle, engine=engine, precision=precision, num_threads=threads) as predictor:
         note_engine(predictor.engine)
-        files = PredictionFiles(out, predictor.spec, overlays=overlays)
+        spec = predictor.spec
+        files = PredictionFiles(out, spec, overlays=overlays)
         results = predictor.stream(
             paths,
             batch_size=batch,
@@ -63,7 +64,7 @@ def predict(
             conf=conf,
             iou=iou,
             max_det=max_det,
-            classes=_names_or_indices(classes, predictor.spec.labels),
+            classes=_names_or_indices(classes, spec.labels),
         )
         for result in track(results, len(paths), "predicting"):
             if result.error is not None:
@@ -79,7 +80,10 @@ def predict(
     if as_json:
         print(json.dumps(documents))
     elif failed < len(paths):
-        found = f", {sum(counts.values())} boxes" if counts else ""
+        found = ""
+        if spec.task == "detection":
+            above = f" above {spec.threshold if conf is None else conf:g}; --conf lowers it" if not counts else ""
+            found = f", {counts.total()} boxes{above}"
         each = f" ({', '.join(f'{count} {name}' for name, count in counts.most_common(10))})" if counts else ""
         left = ", ".join([*files.tables, *(["overlays"] if overlays else [])])
         print(f"{len(paths) - failed} of {len(paths)} images{found}{each} -> {out}/ ({left})")

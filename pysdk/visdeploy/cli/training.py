@@ -163,6 +163,9 @@ def val(
     masks: Masks = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
+    conf: Annotated[
+        float | None, typer.Option(help="Score above which boxes count in precision, recall and confusion.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for val.json, and plots of boxes and classes.")] = None,
     minimum: Annotated[float | None, typer.Option("--min", help="Exit 1 if the first figure is lower.")] = None,
     as_json: AsJson = False,
@@ -184,7 +187,7 @@ def val(
         note_some(dataset.problems)  # of which the figures then know nothing
         check_labels(dataset.labels, spec, "val")
         note_engine(predictor.engine)
-        tally = measure(predictor, dataset.val)
+        tally = measure(predictor, dataset.val, confidence=conf)
         ran = {"engine": predictor.engine.name, "precision": predictor.engine.precision}
     figures = tally.figures()
     if isinstance(tally, Detections):

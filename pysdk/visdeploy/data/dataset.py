@@ -103,6 +103,9 @@ class Dataset:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Dataset({len(self.labels)} labels, {len(self.train)} train, {len(self.val)} val)"
+
 
 def hold_out(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
     """Split into (train, val), every fifth name held out: the same pairs on every machine."""

@@ -13,6 +13,9 @@ from visdeploy.errors import InputError
 
 LAYOUTS = ("visdeploy", "torchvision", "timm", "fastai")
 
+# Mismatches that a message names.
+_EXAMPLES = 3
+
 # The course cuts a ResNet with `nn.Sequential(*children)`, so its stages are known by position.
 _FASTAI = {
     r"^rn\.0\.": "encoder.conv1.",
@@ -91,8 +94,13 @@ def assign(net: nn.Module, state: Mapping[str, Tensor], layout: str, origin: str
     if whole:
         problems += [f"unexpected {name} {tuple(state[name].shape)}" for name in unused]
     if problems:
-        lines = "\n  ".join(problems)
-        raise InputError(f"[load_weights] {origin} does not fit this model in layout {layout!r}:\n  {lines}")
+        more = f"; and {len(problems) - _EXAMPLES} more" if len(problems) > _EXAMPLES else ""
+        raise InputError(
+            f"[load_weights] {origin} does not fit this model in layout {layout!r}: {len(missing)} of {len(wanted)} "
+            f"arrays missing, {len(reshaped)} of another shape, {len(unused) if whole else 0} unexpected: "
+            + "; ".join(problems[:_EXAMPLES])
+            + more
+        )
     loaded = [name for name in wanted if name in state]
     net.load_state_dict({name: state[name] for name in loaded}, strict=False)
     return LoadReport(tuple(loaded), tuple(unused))
