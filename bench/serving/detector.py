@@ -18,7 +18,7 @@ BUNDLE = FOLDER / "ssd300.vdz"
 SCENES = FOLDER / "scenes640"
 CLASSES = 91
 CANDIDATES = 500
-PHOTOGRAPHS = 32
+PHOTOGRAPHS = 16
 
 
 def prepare() -> Any:
