@@ -107,7 +107,7 @@ def postprocessing(predictor: visdeploy.Predictor, ssd: Any, files: Files) -> li
 
     contenders: dict[str, Callable[[], Any]] = {
         "visdeploy": ours,
-        "ops.detect alone": op,
+        "visdeploy, ops.detect alone": op,
         "torchvision": torchvisions,
         "the engine, which comes before": engine,
     }
