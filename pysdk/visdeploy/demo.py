@@ -27,8 +27,8 @@ from visdeploy.verify import runnable
 SCENES = 400
 SCENE_SIZE = (288, 384)
 NETWORK_SIZE = (192, 256)
-EPOCHS = 13
-DETECTOR_EPOCHS = 8
+EPOCHS = 15
+DETECTOR_EPOCHS = 14
 PICTURES = 12
 
 
