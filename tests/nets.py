@@ -1,5 +1,8 @@
 """Networks small enough to export in a second."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -102,3 +105,14 @@ class TwoHeads(nn.Module):
         if self.form == "dict":
             return {"bbox_regression": offsets, "cls_logits": logits}
         return (logits, offsets) if self.form == "logits first" else (offsets, x, logits)
+
+
+class Answering(nn.Module):
+    """Answers whatever it is told to."""
+
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Any:
+        return self.answer(x)

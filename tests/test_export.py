@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 import visdeploy as vd  # noqa: E402
-from nets import ConvNet, DictNet, PickyNet, TupleNet, UnscriptableNet  # noqa: E402
+from nets import Answering, ConvNet, DictNet, PickyNet, TupleNet, UnscriptableNet  # noqa: E402
 from visdeploy import image, tolerance  # noqa: E402
 from visdeploy.bundle import ONNX, TORCHSCRIPT, Bundle, Spec  # noqa: E402
 from visdeploy.comparison import relative_error  # noqa: E402
@@ -281,15 +281,6 @@ class Branching(torch.nn.Module):
         if x.mean().item() > 0:
             return x[:, :1]
         return -x[:, :1]
-
-
-class Answering(torch.nn.Module):
-    def __init__(self, answer: Callable[[torch.Tensor], Any]) -> None:
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.answer(x)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 import visdeploy as vd  # noqa: E402
-from nets import BoxNet, ConvNet, TwoHeads  # noqa: E402
+from nets import Answering, BoxNet, ConvNet, TwoHeads  # noqa: E402
 from visdeploy import golden as goldens  # noqa: E402
 from visdeploy import ops, tolerance  # noqa: E402
 from visdeploy.bundle import GOLDEN, Bundle, Spec, write  # noqa: E402
@@ -116,15 +116,6 @@ def test_bare_onnx_file(
     assert manifest.output_name == ("detections" if "input" in outputs else served)
     raw = eager(BoxNet(classes), photos[0])
     assert relative_error(recorded(tmp_path / "net.vdz")[0].logits, raw) <= tolerance.LOGITS["fp32"]
-
-
-class Answering(torch.nn.Module):
-    def __init__(self, answer: Callable[[torch.Tensor], Any]) -> None:
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.answer(x)
 
 
 def zeros(*shape: int) -> Answering:

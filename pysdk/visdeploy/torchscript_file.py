@@ -113,6 +113,14 @@ class _Whole(nn.Module):
         return pixels.unsqueeze(0), valid
 
 
+class _Raw(_Whole):
+    """Whose `forward` answers what the network does."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = self.net(images)
+        return answer
+
+
 def _to_source(boxes: Tensor, valid: list[int], image: Tensor) -> Tensor:
     """Return (N, 4) boxes in pixels of the image, cut off at its edges, as postprocess does it."""
     height, width = image.shape[0], image.shape[1]
@@ -171,11 +179,7 @@ class _Detector(_Whole):
         return found[kept], scores[0, :count][kept], labels[0, :count][kept]
 
 
-class _Localizer(_Whole):
-    def forward(self, images: Tensor) -> Tensor:
-        answer: Tensor = self.net(images)
-        return answer
-
+class _Localizer(_Raw):
     @torch.jit.export
     def predict(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pixels, valid = self.prepare(image)
@@ -189,14 +193,10 @@ class _Localizer(_Whole):
         return _to_source(boxes, valid, image), scores, labels
 
 
-class _Classifier(_Whole):
+class _Classifier(_Raw):
     def __init__(self, net: nn.Module, spec: Manifest) -> None:
         super().__init__(net, spec)
         self.softmax = spec.activation != "none"
-
-    def forward(self, images: Tensor) -> Tensor:
-        answer: Tensor = self.net(images)
-        return answer
 
     @torch.jit.export
     def predict(self, image: Tensor) -> Tensor:
@@ -205,16 +205,12 @@ class _Classifier(_Whole):
         return _softmax(answer) if self.softmax else answer
 
 
-class _Segmenter(_Whole):
+class _Segmenter(_Raw):
     def __init__(self, net: nn.Module, spec: Manifest) -> None:
         super().__init__(net, spec)
         self.binary = spec.binary
         self.limit = logit_threshold(spec.threshold, spec)
         self.background = -1 if spec.background is None else spec.background
-
-    def forward(self, images: Tensor) -> Tensor:
-        answer: Tensor = self.net(images)
-        return answer
 
     @torch.jit.export
     def predict(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
