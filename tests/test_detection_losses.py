@@ -152,3 +152,12 @@ def test_focal_loss_without_focus_is_half_of_cross_entropy():
     boxes = functional.smooth_l1_loss(answer[..., -4:][classes > 0], offsets[classes > 0], reduction="sum")
     entropy = functional.cross_entropy(answer[..., :-4].flatten(0, 1), classes.flatten(), reduction="sum")
     torch.testing.assert_close(loss, (boxes + entropy / 2) / (classes > 0).sum())
+
+
+@pytest.mark.parametrize("class_loss", ["mining", "focal"])
+def test_one_object_counts_as_much_as_two_alike(class_loss):
+    answer, offsets = torch.randn(1, 6, 3 + 4), torch.randn(1, 6, 4)
+    classes = torch.tensor([[0, 0, 2, 0, 0, 0]])
+    one = detection_loss(answer, offsets, classes, class_loss=class_loss)
+    two = detection_loss(*(part.repeat_interleave(2, 0) for part in (answer, offsets, classes)), class_loss=class_loss)
+    torch.testing.assert_close(one, two)
