@@ -66,9 +66,9 @@ def test_255_classes_fit_and_256_do_not() -> None:
         ({"xyz": 1}, "xyz: no such field"),
         (
             {"task": "segment"},
-            "task: input should be 'segmentation', 'detection', 'localization' or 'classification', got 'segment'",
+            "task: input should be 'segmentation', 'detection', 'localization', 'classification' or 'restoration', got 'segment'",
         ),
-        ({"labels": []}, "labels: tuple should have at least 1 item"),
+        ({"labels": []}, "labels: expected at least one name"),
         ({"labels": "car"}, "labels: input should be a valid tuple, got 'car'"),
         ({"labels": ["car", "car"]}, "labels: every name must differ"),
         ({"labels": ["car\x1b[2J", "road"]}, "labels: expected printable names"),

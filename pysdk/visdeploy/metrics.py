@@ -44,7 +44,8 @@ class Confusion:
 
 def headline(figures: Mapping[str, float]) -> str:
     """Return the name of the metric that picks the best checkpoint and stands for the others: the first present."""
-    return next(name for name in ("map50", "loc_accuracy", "miou", "dice", "iou", "accuracy") if name in figures)
+    names = ("map50", "loc_accuracy", "psnr", "miou", "dice", "iou", "accuracy")
+    return next(name for name in names if name in figures)
 
 
 def _or_one(value: float) -> float:

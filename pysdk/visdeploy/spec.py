@@ -36,7 +36,7 @@ PerChannel = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], BeforeValid
 Sample = Annotated[int, Field(ge=0, le=255)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
-Task = Literal["segmentation", "detection", "localization", "classification"]
+Task = Literal["segmentation", "detection", "localization", "classification", "restoration"]
 Color = tuple[Sample, Sample, Sample]
 
 
@@ -52,10 +52,12 @@ class Spec(BaseModel):
             dw, dh;
             "localization", of the one main object: (B, 4 + C), the corners x1, y1, x2, y2 as logits of shares of width
             and height, then the logits of its class; or (B, 4) where there is one label;
-            "classification": logits (B, C).
+            "classification": logits (B, C);
+            "restoration": (B, 3, h, w), the picture that was asked for, normalised as the input is: with `mean` 0 and
+            `std` 1, samples on the scale 0..1.
         labels: Class names by index. In segmentation one name means a binary model with one output channel: the map
             then holds 0 for background and 1 for that name. In detection the background is class 0, and is put there if
-            `labels` begin with another name.
+            `labels` begin with another name. In restoration there are none.
         size: Height and width that the network sees; one number means a square.
         mean: Per RGB channel, on the scale 0..1; subtracted inside the graph.
         std: Likewise; divided by inside the graph.
@@ -71,6 +73,7 @@ class Spec(BaseModel):
         exif: The EXIF orientation is applied on decoding.
         resize: "stretch" to `size`; "letterbox" keeps the aspect and pads right and bottom; "native" only pads, to a
             multiple of `divisor`; "tile" looks at the image through windows of `size`, and pads what is smaller.
+        enlarge: Restoration: the image is made so many times larger, bicubically, before all else; so is the answer.
         tile_overlap: The share of a window that the next one repeats, along each axis.
         interpolation: How pixels are resampled.
         antialias: Average over areas (cv2.INTER_AREA) where neither axis grows.
@@ -82,6 +85,8 @@ class Spec(BaseModel):
         iou_threshold: Largest IoU of two boxes of one class; a detector's, as the next three.
         top_k: Candidates of each class, by score, that NMS looks at.
         max_det: Boxes in one image.
+        min_area: Segmentation: connected parts of a class with fewer pixels of the source image become holes.
+        fill_holes: Segmentation: holes in a class are filled, before small parts are removed.
         nms: "exact" keeps classes apart; "torchvision" rounds as its `batched_nms` does, see `ops.detect`.
         metrics: What validation measured.
         tolerances: How far engines may differ from the golden logits, by precision.
@@ -90,7 +95,7 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: Task
-    labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES)]
+    labels: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)] = ()
     size: Size
     mean: PerChannel
     std: PerChannel
@@ -105,6 +110,7 @@ class Spec(BaseModel):
     max_size: Size | None = None
     exif: Literal[True] = True
     resize: Literal["stretch", "letterbox", "native", "tile"] = "stretch"
+    enlarge: Annotated[int, Field(ge=1, le=8)] = 1
     tile_overlap: Annotated[float, Field(ge=0, le=0.75)] = 0.25
     interpolation: Literal["bilinear", "nearest"] = "bilinear"
     antialias: bool = True
@@ -116,6 +122,8 @@ class Spec(BaseModel):
     iou_threshold: Share = 0.45
     top_k: Annotated[int, Field(ge=1, le=MAX_ANCHORS)] = 400
     max_det: Annotated[int, Field(ge=1, le=1 << 16)] = 200
+    min_area: Annotated[int, Field(ge=0)] = 0
+    fill_holes: bool = False
     nms: Literal["exact", "torchvision"] = "exact"
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     tolerances: dict[str, Annotated[FiniteFloat, Field(ge=0)]] = Field(default_factory=lambda: dict(tolerance.LOGITS))
@@ -123,6 +131,8 @@ class Spec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("task") == "restoration":
+            return {"resize": "tile", "activation": "none", **data}
         if not isinstance(data, Mapping) or not isinstance(data.get("labels"), list | tuple):
             return data
         data = dict(data)
@@ -144,6 +154,9 @@ class Spec(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if (not self.labels) != (self.task == "restoration"):
+            expected = "none, as a restored picture has no classes" if self.labels else "at least one name"
+            raise ValueError(f"labels: expected {expected}, got {self.labels}")
         named = [label for label in self.labels if label != UNUSED]
         if len(set(named)) != len(named):
             raise ValueError(f"labels: every name must differ, but for {UNUSED} of an index that has no class")
@@ -167,11 +180,23 @@ class Spec(BaseModel):
             raise ValueError("output_name: expected another name than the input's, and both with a letter at least")
         if self.resize != "native" and any(side % self.divisor for side in self.size):
             raise ValueError(f"size: height and width must be multiples of {self.divisor}, got {self.size}")
-        if self.task != "segmentation":
+        if self.task not in ("segmentation", "restoration"):
             self._agree_on_boxes()
         elif self.anchors is not None:
             raise ValueError("anchors: only a detector has them")
+        if self.task == "restoration":
+            self._agree_on_pictures()
+        elif self.enlarge != 1:
+            raise ValueError(f"enlarge: goes with the task restoration, got {self.task}")
+        if self.task != "segmentation" and (self.min_area or self.fill_holes):
+            raise ValueError(f"min_area, fill_holes: go with the task segmentation, got {self.task}")
         return self
+
+    def _agree_on_pictures(self) -> None:
+        if self.resize not in ("native", "tile"):
+            raise ValueError(f"resize: expected native or tile for restoration, got {self.resize}")
+        if self.activation not in (None, "none"):
+            raise ValueError(f"activation: expected none for restoration, got {self.activation}")
 
     def _agree_on_boxes(self) -> None:
         if self.resize not in ("stretch", "letterbox"):

@@ -30,7 +30,7 @@ from visdeploy.errors import CheckFailedError, InputError, MissingDependencyErro
 if TYPE_CHECKING:
     from visdeploy.evaluate import Detections
 
-TASKS = ("segmentation", "detection", "localization", "classification")
+TASKS = ("segmentation", "detection", "localization", "classification", "restoration")
 
 
 @app.command()

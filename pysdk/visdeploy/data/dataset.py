@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from visdeploy.data.degrade import Degrade
 from visdeploy.errors import InputError
 
 IGNORE_INDEX = 255
@@ -44,6 +45,8 @@ class Sample:
         mask: (H, W) uint8 class index, `IGNORE_INDEX` where there is no label; None where the data has no masks.
         objects: What is marked in the image, or None where the data has no boxes.
         label: Class index of the image as a whole, or None where the data has none.
+        target: (H, W, 3) uint8 RGB, the picture that restoration should make of `image`, enlarged as the data say; None
+            where there is nothing to restore.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Sample:
     mask: ClassMap | None = None
     objects: Objects | None = None
     label: int | None = None
+    target: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Item:
     load_objects: Callable[[], Objects] | None = None
     label: int | None = None
     size: tuple[int, int] | None = None
+    load_target: Callable[[], Image] | None = None
 
     def load(self) -> Sample:
         """Decode the image, and read what is known of it.
@@ -93,6 +98,8 @@ class Dataset:
         background: Index that marks "nothing", or None where every class is real.
         problems: What the reader already saw is wrong, such as an image without a mask; `check` reports it.
         notes: What the reader left out by rule, such as boxes without area; no obstacle to training.
+        degrade: What makes of a picture one to restore, see `degrade.Degrade`; None where pairs are given, or nothing
+            is to be restored.
     """
 
     labels: tuple[str, ...]
@@ -102,6 +109,7 @@ class Dataset:
     background: int | None = None
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    degrade: Degrade | None = None
 
     def __repr__(self) -> str:
         return f"Dataset({len(self.labels)} labels, {len(self.train)} train, {len(self.val)} val)"

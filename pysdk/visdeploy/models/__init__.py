@@ -1,8 +1,9 @@
-"""The models that visdeploy trains, by name; a file per family."""
+"""The models that visdeploy trains, by name; a file per family, which registers what it holds."""
 
 import difflib
+import importlib
 import inspect
-from collections.abc import Callable
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,17 @@ try:
 
     from visdeploy.models import weights as _weights
     from visdeploy.models.encoders import TORCHVISION, normalisation, pretrained_state
-    from visdeploy.models.localizer import Localizer
-    from visdeploy.models.ssd import Ssd
+    from visdeploy.models.registry import REGISTRY, register
     from visdeploy.models.summary import LayerRow, Summary, summary
-    from visdeploy.models.tinyssd import TinySsd
     from visdeploy.models.torchvision_ssd import from_torchvision
-    from visdeploy.models.unet import Unet
     from visdeploy.models.weights import LoadReport, load_weights
 except ImportError as error:
     raise MissingDependencyError(
         f"visdeploy.models needs torch and torchvision ({error}): pip install 'visdeploy[train]'"
     ) from error
+
+for _family in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_family.name}")
 
 __all__ = [
     "LayerRow",
@@ -35,15 +36,9 @@ __all__ = [
     "list",
     "load_weights",
     "normalisation",
+    "register",
     "summary",
 ]
-
-_REGISTRY: dict[str, tuple[Callable[..., nn.Module], str]] = {
-    "unet": (Unet, "fast.ai's lesson-14 U-Net (Unet34) over any ResNet or timm backbone"),
-    "ssd": (Ssd, "single-shot detector over any backbone, whose neck may be U-Net-shaped"),
-    "tinyssd": (TinySsd, "the small detector of the d2l book, with a body of its own"),
-    "localizer": (Localizer, "fast.ai's lesson-8 networks for one main object: its class, its box, or both"),
-}
 
 
 def create(
@@ -74,13 +69,13 @@ def create(
         >>> sum(p.numel() for p in net.parameters())
         22009665
     """
-    if name not in _REGISTRY:
-        close = difflib.get_close_matches(name, _REGISTRY, n=1)
+    if name not in REGISTRY:
+        close = difflib.get_close_matches(name, REGISTRY, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"[models] name: expected one of {', '.join(_REGISTRY)}, got {name!r}{hint}")
+        raise InputError(f"[models] name: expected one of {', '.join(sorted(REGISTRY))}, got {name!r}{hint}")
     if num_classes < 1:
         raise InputError(f"[models] num_classes: expected at least 1, got {num_classes}")
-    model = _REGISTRY[name][0]
+    model = REGISTRY[name].model
     taken = inspect.signature(model).parameters
     if ("encoder" in taken) != (encoder is not None):
         wish = "the name of a backbone" if encoder is None else f"none, because {name} has a body of its own"
@@ -102,7 +97,7 @@ def create(
 
 def list() -> dict[str, str]:
     """Return the model names, each with one line on what it is."""
-    return {name: line for name, (_, line) in _REGISTRY.items()}
+    return {name: REGISTRY[name].line for name in sorted(REGISTRY)}
 
 
 def freeze_encoder(net: nn.Module, frozen: bool = True) -> None:

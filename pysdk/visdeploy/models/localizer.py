@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from visdeploy.errors import InputError
 from visdeploy.models.encoders import create_encoder, map_sizes
+from visdeploy.models.registry import register
 
 Predicts = Literal["both", "box", "label"]
 # The first guess is the middle half of the image: sigmoid(-1.1) is a quarter.
@@ -21,6 +22,12 @@ class ConcatPool(nn.Module):
         return torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1)
 
 
+@register(
+    "localizer",
+    "fast.ai's lesson-8 networks for one main object: its class, its box, or both",
+    tasks=("localization", "classification"),
+    encoder="resnet34",
+)
 class Localizer(nn.Module):
     """A backbone whose last feature map is read by linear layers.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from visdeploy.anchors import DefaultBoxes
 from visdeploy.errors import InputError
 from visdeploy.models.encoders import create_encoder, map_sizes
+from visdeploy.models.registry import register
 from visdeploy.models.unet import UnetBlock
 
 Neck = Literal["none", "fpn"]
@@ -58,6 +59,12 @@ class TopDown(nn.Module):
         return out
 
 
+@register(
+    "ssd",
+    "single-shot detector over any backbone, whose neck may be U-Net-shaped",
+    tasks=("detection",),
+    encoder="mobilenet_v2",
+)
 class Ssd(nn.Module):
     """A backbone, extra maps that halve its last one, and a head of two convolutions on every map.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from visdeploy.anchors import MultiboxPrior
 from visdeploy.models.encoders import map_sizes
+from visdeploy.models.registry import register
 
 SIZES = ((0.2, 0.272), (0.37, 0.447), (0.54, 0.619), (0.71, 0.79), (0.88, 0.961))
 RATIOS = (1.0, 2.0, 0.5)
@@ -47,6 +48,7 @@ class TinyBody(nn.Module):
         return maps
 
 
+@register("tinyssd", "the small detector of the d2l book, with a body of its own", tasks=("detection",))
 class TinySsd(nn.Module):
     """The book's body, and on each of its maps a convolution for the classes and one for the boxes."""
 

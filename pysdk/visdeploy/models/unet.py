@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visdeploy.models.encoders import create_encoder
+from visdeploy.models.registry import register
 
 
 class UnetBlock(nn.Module):
@@ -29,6 +30,12 @@ class UnetBlock(nn.Module):
         return out
 
 
+@register(
+    "unet",
+    "fast.ai's lesson-14 U-Net (Unet34) over any ResNet or timm backbone",
+    tasks=("segmentation",),
+    encoder="resnet34",
+)
 class Unet(nn.Module):
     """Backbone, one `UnetBlock` per finer feature map, then a transposed convolution to full resolution."""
 

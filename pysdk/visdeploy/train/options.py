@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from visdeploy.errors import InputError
+from visdeploy.models.registry import REGISTRY
+from visdeploy.spec import Task
 from visdeploy.train.detection_losses import BoxLoss, ClassLoss
 
-Task = Literal["segmentation", "detection", "localization", "classification"]
 Size = tuple[int, int]
 
 _MODELS: dict[str, tuple[str, Size]] = {
@@ -15,16 +16,10 @@ _MODELS: dict[str, tuple[str, Size]] = {
     "detection": ("ssd", (256, 256)),
     "localization": ("localizer", (224, 224)),
     "classification": ("localizer", (224, 224)),
+    "restoration": ("dynamic_unet", (128, 128)),
 }
-_ENCODERS = {"unet": "resnet34", "ssd": "mobilenet_v2", "localizer": "resnet34"}
 
 _BOXES = ("detection", "localization", "classification")
-_TASKS_OF = {
-    "unet": ("segmentation",),
-    "ssd": ("detection",),
-    "tinyssd": ("detection",),
-    "localizer": ("localization", "classification"),
-}
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "dice": ("segmentation",),
     "class_weights": ("segmentation",),
@@ -121,10 +116,11 @@ class TrainOptions:
         arch, size = _MODELS[self.task]
         # The record of a run says what was trained, not that it was the default.
         object.__setattr__(self, "arch", self.arch or arch)
-        object.__setattr__(self, "encoder", self.encoder or _ENCODERS.get(self.arch))
+        model = REGISTRY.get(self.arch)  # of an unknown name `models.create` knows the nearest
+        object.__setattr__(self, "encoder", self.encoder or (model.encoder if model else None))
         object.__setattr__(self, "sizes", self.sizes or (size,))
-        if self.task not in (tasks := _TASKS_OF.get(self.arch, (self.task,))):
-            raise InputError(f"[train] arch: {self.arch} is for {' and '.join(tasks)}, got the task {self.task}")
+        if model and self.task not in model.tasks:
+            raise InputError(f"[train] arch: {self.arch} is for {' and '.join(model.tasks)}, got the task {self.task}")
         if self.rotate is None:
             object.__setattr__(self, "rotate", 5.0 if self.task == "segmentation" else 0.0)
         taught = self.task == "detection" and self.encoder is not None and self.weights is not None
