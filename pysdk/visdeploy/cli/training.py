@@ -191,22 +191,26 @@ def val(
         float | None, typer.Option(help="Score above which boxes count in precision, recall and confusion.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for val.json, and plots of boxes and classes.")] = None,
-    minimum: Annotated[float | None, typer.Option("--min", help="Exit 1 if the first figure is lower.")] = None,
+    minimum: Annotated[
+        float | None,
+        typer.Option("--min", help="Exit 1 if the figure that stands for the others is lower; of restoration, dB."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle on the held-out images of a folder, at their own size."""
     from visdeploy import evaluation_report
     from visdeploy.evaluate import Detections, check_labels, measure
-    from visdeploy.metrics import headline
+    from visdeploy.metrics import MAX_PSNR, headline
     from visdeploy.predictor import load
     from visdeploy.tables import console
 
-    if minimum is not None and not 0 <= minimum <= 1:
-        raise InputError(f"--min: expected a share from 0 to 1, got {minimum:g}")
     with load(bundle, engine=engine, precision=precision) as predictor:
         spec = predictor.spec
         if task is not None and task != spec.task:
             raise InputError(f"--task: {bundle} is for {spec.task}, not {task}")
+        most, kind = (MAX_PSNR, "dB") if spec.task == "restoration" else (1, "a share")
+        if minimum is not None and not 0 <= minimum <= most:
+            raise InputError(f"--min: expected {kind} from 0 to {most:g}, got {minimum:g}")
         dataset = open_data(data, format, masks, spec.task)
         note_some(dataset.problems)  # of which the figures then know nothing
         check_labels(dataset.labels, spec, "val")
