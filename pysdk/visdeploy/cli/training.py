@@ -10,7 +10,9 @@ from visdeploy.cli.app import app
 from visdeploy.cli.options import (
     AsJson,
     BundlePath,
+    Clean,
     Data,
+    Degradation,
     Engine,
     Format,
     Masks,
@@ -48,9 +50,11 @@ def demo(
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    task: Annotated[str, typer.Option(help="segmentation, detection, localization or classification.")] = TASKS[0],
+    task: Annotated[str, typer.Option(help=", ".join(TASKS))] = TASKS[0],
     format: Format = "auto",
     masks: Masks = None,
+    degrade: Degradation = None,
+    clean: Clean = None,
     arch: Annotated[str, typer.Option(help="unet, ssd, tinyssd, localizer; default, by the task.")] = "",
     encoder: Annotated[
         str | None, typer.Option(help="resnet18/34/50, mobilenet_v2, or a timm model with a pyramid.")
@@ -141,7 +145,7 @@ def train(
         seed=seed,
         **options,
     )
-    dataset = open_data(data, format, masks, task)
+    dataset = open_data(data, format, masks, task, degrade=degrade, clean=clean)
     classes = len(dataset.labels) - (task == "detection")  # whose background is none
     note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {classes} classes")
     result = fit(dataset, chosen, resume=resume)
@@ -161,6 +165,8 @@ def val(
     task: Annotated[str | None, typer.Option(help="Refuse a bundle of another task.")] = None,
     format: Format = "auto",
     masks: Masks = None,
+    degrade: Degradation = None,
+    clean: Clean = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
     conf: Annotated[
@@ -183,7 +189,7 @@ def val(
         spec = predictor.spec
         if task is not None and task != spec.task:
             raise InputError(f"--task: {bundle} is for {spec.task}, not {task}")
-        dataset = open_data(data, format, masks, spec.task)
+        dataset = open_data(data, format, masks, spec.task, degrade=degrade, clean=clean)
         note_some(dataset.problems)  # of which the figures then know nothing
         check_labels(dataset.labels, spec, "val")
         note_engine(predictor.engine)
