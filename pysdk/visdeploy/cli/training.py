@@ -10,7 +10,9 @@ from visdeploy.cli.app import app
 from visdeploy.cli.options import (
     AsJson,
     BundlePath,
+    Clean,
     Data,
+    Degradation,
     Engine,
     Format,
     Masks,
@@ -49,7 +51,7 @@ def train(
     context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    task: Annotated[str, typer.Option(help="segmentation, detection, localization or classification.")] = TASKS[0],
+    task: Annotated[str, typer.Option(help=", ".join(TASKS))] = TASKS[0],
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -59,6 +61,8 @@ def train(
     ] = None,
     format: Format = "auto",
     masks: Masks = None,
+    degrade: Degradation = None,
+    clean: Clean = None,
     arch: Annotated[
         str, typer.Option(help="A model of visdeploy.models.list(); default, by the task: unet, ssd, localizer, ...")
     ] = "",
@@ -160,7 +164,7 @@ def train(
     from visdeploy.train import TrainOptions, fit, recipes
 
     chosen = TrainOptions(out=out, **said) if recipe is None else recipes.options(recipe, out=out, **said)
-    dataset = open_data(data, format, masks, task)
+    dataset = open_data(data, format, masks, task, degrade=degrade, clean=clean)
     classes = len(dataset.labels) - (task == "detection")  # whose background is none
     note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {classes} classes")
     result = fit(dataset, chosen, resume=resume)
@@ -185,6 +189,8 @@ def val(
     task: Annotated[str | None, typer.Option(help="Refuse a bundle of another task.")] = None,
     format: Format = "auto",
     masks: Masks = None,
+    degrade: Degradation = None,
+    clean: Clean = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
     conf: Annotated[
@@ -211,7 +217,7 @@ def val(
         most, kind = (MAX_PSNR, "dB") if spec.task == "restoration" else (1, "a share")
         if minimum is not None and not 0 <= minimum <= most:
             raise InputError(f"--min: expected {kind} from 0 to {most:g}, got {minimum:g}")
-        dataset = open_data(data, format, masks, spec.task)
+        dataset = open_data(data, format, masks, spec.task, degrade=degrade, clean=clean)
         note_some(dataset.problems)  # of which the figures then know nothing
         check_labels(dataset.labels, spec, "val")
         note_engine(predictor.engine)
