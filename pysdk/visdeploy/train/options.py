@@ -10,6 +10,8 @@ from visdeploy.spec import Task
 from visdeploy.train.detection_losses import BoxLoss, ClassLoss
 
 Size = tuple[int, int]
+Optimizer = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["one_cycle", "constant", "step"]
 
 _MODELS: dict[str, tuple[str, Size]] = {
     "segmentation": ("unet", (256, 256)),
@@ -44,7 +46,7 @@ class TrainOptions:
     Attributes:
         out: Folder of the run: checkpoints, curves, golden images.
         task: What is learnt; "localization" and "classification" are of the largest object of each image.
-        arch: A name of `models.list()`; by default "unet", "ssd" or "localizer", by the task.
+        arch: A name of `models.list()`; by default the usual one of the task.
         encoder: The backbone, see `models.create`; by default the model's usual one.
         weights: File or published tag of encoder weights; None starts from random ones.
         model: Further options of the model, such as `decoder_channels`.
@@ -54,8 +56,13 @@ class TrainOptions:
         batch: Images per step.
         lr: Peak learning rate of the decoder; None runs the learning-rate finder first.
         encoder_lr: The encoder's learning rate as a share of the decoder's.
-        weight_decay: AdamW's.
+        optimizer: "adamw", "adam" or "sgd".
+        momentum: SGD's.
+        weight_decay: The optimiser's, on weights; biases and norms have none.
+        schedule: How the learning rate runs: "one_cycle" rises to `lr` and falls to nothing, "constant" stays there,
+            "step" goes on at a tenth of it after `step_at`.
         warmup: Share of the steps in which the one-cycle schedule rises.
+        step_at: Share of the steps after which the step schedule drops.
         freeze_epochs: Epochs of the first stage in which the encoder stands still; None means 1 with `weights`, else 0.
         freeze_to: The encoder stands still for the whole run up to its feature map of this stride; its finest layers
             are the dearest to train, and ImageNet has taught them well. 0 is none of it; None means 4 for a detector
@@ -97,8 +104,12 @@ class TrainOptions:
     batch: int = 8
     lr: float | None = 1e-3
     encoder_lr: float = 0.3
+    optimizer: Optimizer = "adamw"
+    momentum: float = 0.0
     weight_decay: float = 1e-2
+    schedule: Schedule = "one_cycle"
     warmup: float = 0.2
+    step_at: float = 0.5
     freeze_epochs: int | None = None
     freeze_to: int | None = None
     freeze_bn: bool | None = None
@@ -151,10 +162,21 @@ class TrainOptions:
         for name in ("batch", *(("lr",) if self.lr is not None else ())):
             if getattr(self, name) <= 0:
                 raise InputError(f"[train] {name}: expected a positive number, got {getattr(self, name)}")
-        for name, kind in (("box_loss", BoxLoss), ("class_loss", ClassLoss)):
+        for name, kind in (
+            ("box_loss", BoxLoss),
+            ("class_loss", ClassLoss),
+            ("optimizer", Optimizer),
+            ("schedule", Schedule),
+        ):
             if getattr(self, name) not in get_args(kind):
-                known = " or ".join(get_args(kind))
+                known = ", ".join(get_args(kind))
                 raise InputError(f"[train] {name}: expected {known}, got {getattr(self, name)!r}")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"[train] momentum: expected a number from 0 to below 1, got {self.momentum}")
+        if self.momentum and self.optimizer != "sgd":
+            raise InputError(f"[train] momentum: goes with sgd, got the optimizer {self.optimizer}")
+        if not 0 < self.step_at < 1:
+            raise InputError(f"[train] step_at: expected a share between 0 and 1, got {self.step_at}")
         for name in ("feature_loss", "gram_loss"):
             if getattr(self, name) < 0:
                 raise InputError(f"[train] {name}: expected a weight of at least 0, got {getattr(self, name)}")
