@@ -40,16 +40,18 @@ class Finest(nn.Module):
         return [first, self.second(first)]
 
 
-@models.register("toy_restorer", "Two maps and one shuffle.", tasks=("restoration",), encoder="resnet18")
+@models.register("toy_restorer", "One filter, and a map that is shuffled.", tasks=("restoration",), encoder="resnet18")
 class Toy(nn.Module):
     def __init__(self, encoder: str, num_classes: int, residual: bool = False) -> None:
         super().__init__()
         self.encoder, self.residual = Finest(), residual
         self.head = nn.Sequential(nn.Conv2d(8, 4 * num_classes, 3, padding=1), nn.PixelShuffle(2))
-        nn.init.zeros_(self.head[0].weight)
+        self.sharpen = nn.Conv2d(3, num_classes, 5, padding=2)
+        for layer in (self.head[0], self.sharpen):
+            nn.init.zeros_(layer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.head(self.encoder(x)[0])
+        found: Tensor = self.head(self.encoder(x)[0]) + self.sharpen(x)
         return found + x if self.residual else found
 
 
