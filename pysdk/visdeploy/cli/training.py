@@ -51,7 +51,7 @@ def train(
     context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    task: Annotated[str, typer.Option(help="segmentation, detection, localization or classification.")] = TASKS[0],
+    task: Annotated[str, typer.Option(help=", ".join(TASKS))] = TASKS[0],
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -61,6 +61,8 @@ def train(
     ] = None,
     format: Format = "auto",
     masks: Masks = None,
+    degrade: Degradation = None,
+    clean: Clean = None,
     arch: Annotated[
         str, typer.Option(help="A model of visdeploy.models.list(); default, by the task: unet, ssd, localizer, ...")
     ] = "",
@@ -228,7 +230,7 @@ def val(
         most, kind = (MAX_PSNR, "dB") if spec.task == "restoration" else (1, "a share")
         if minimum is not None and not 0 <= minimum <= most:
             raise InputError(f"--min: expected {kind} from 0 to {most:g}, got {minimum:g}")
-        dataset = open_data(data, format, masks, spec.task)
+        dataset = open_data(data, format, masks, spec.task, degrade=degrade, clean=clean)
         note_some(dataset.problems)  # of which the figures then know nothing
         check_labels(dataset.labels, spec, "val")
         note_engine(predictor.engine)
