@@ -96,12 +96,14 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
 
 def _claim(options: TrainOptions, resume: bool) -> None:
     record = options.out / "options.json"
-    now = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    now = _plain(dataclasses.asdict(options))
     if record.is_file():
         before = json.loads(record.read_text())
         if not resume:
             raise InputError(f"[train] out: {options.out} already holds a run; pass --resume, or another folder")
-        changed = [name for name in now if name != "out" and before.get(name) != now[name]]
+        # An earlier version knew fewer options, and did what their defaults do.
+        before = _plain({option.name: option.default for option in dataclasses.fields(options)}) | before
+        changed = [name for name in now if name != "out" and before[name] != now[name]]
         if changed:
             said = "; ".join(f"{name} was {before.get(name)}, now {now[name]}" for name in changed)
             raise InputError(f"[train] resume: the run in {options.out} was started with other options: {said}")
@@ -114,6 +116,11 @@ def _claim(options: TrainOptions, resume: bool) -> None:
             partial.write_text(json.dumps(now, indent=1))
     except OSError as error:
         raise InputError(f"[train] out: cannot write to {options.out} ({error.strerror})") from error
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    return values
 
 
 def _check_alone(dataset: Dataset, options: TrainOptions, net: nn.Module) -> None:
