@@ -10,7 +10,9 @@ from visdeploy.cli.app import app
 from visdeploy.cli.options import (
     AsJson,
     BundlePath,
+    Clean,
     Data,
+    Degradation,
     Engine,
     Format,
     Masks,
@@ -46,12 +48,24 @@ def demo(
 
 @app.command()
 def train(
+    context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    task: Annotated[str, typer.Option(help="segmentation, detection, localization or classification.")] = TASKS[0],
+    task: Annotated[str, typer.Option(help=", ".join(TASKS))] = TASKS[0],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Named defaults of the options below, which win over it: unet, upsample, dynamic_unet, fcn-sgd, "
+            "fcn-sgd-sum, resnet_unet-sgd, resnet_unet-adam-1e-3, resnet_unet-adam-1e-4."
+        ),
+    ] = None,
     format: Format = "auto",
     masks: Masks = None,
-    arch: Annotated[str, typer.Option(help="unet, ssd, tinyssd, localizer; default, by the task.")] = "",
+    degrade: Degradation = None,
+    clean: Clean = None,
+    arch: Annotated[
+        str, typer.Option(help="A model of visdeploy.models.list(); default, by the task: unet, ssd, localizer, ...")
+    ] = "",
     encoder: Annotated[
         str | None, typer.Option(help="resnet18/34/50, mobilenet_v2, or a timm model with a pyramid.")
     ] = None,
@@ -69,8 +83,12 @@ def train(
     batch: Annotated[int, typer.Option(help="Images per step.")] = 8,
     lr: Annotated[str, typer.Option(help="Peak learning rate, or 'find'.")] = "0.001",
     encoder_lr: Annotated[float, typer.Option(help="The encoder's share of it.")] = 0.3,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 1e-2,
+    optimizer: Annotated[str, typer.Option(help="adamw, adam or sgd.")] = "adamw",
+    momentum: Annotated[float, typer.Option(help="SGD's.")] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="The optimiser's.")] = 1e-2,
+    schedule: Annotated[str, typer.Option(help="one_cycle, constant, or step: at last a tenth.")] = "one_cycle",
     warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.2,
+    step_at: Annotated[float, typer.Option(help="Share of the steps after which a step schedule drops.")] = 0.5,
     freeze_epochs: Annotated[int | None, typer.Option(help="Default: 1 with --weights, else 0.")] = None,
     freeze_to: Annotated[
         int | None,
@@ -103,45 +121,50 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model on a folder of images with masks, boxes or labels."""
-    options: dict[str, Any] = {
+    values: dict[str, Any] = {
         "task": choice("task", task, TASKS),
+        "arch": arch,
+        "encoder": encoder,
+        "weights": weights,
+        "model": dict(key_value(entry) for entry in model or ()),
+        "size": tuple(height_width(entry) for entry in size.split(",")) if size else (),
+        "epochs": tuple(int(value) for value in numbers("epochs", epochs)),
+        "batch": batch,
+        "lr": None if lr == "find" else numbers("lr", lr)[0],
+        "encoder_lr": encoder_lr,
+        "optimizer": choice("optimizer", optimizer, ("adamw", "adam", "sgd")),
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "schedule": choice("schedule", schedule, ("one_cycle", "constant", "step")),
+        "warmup": warmup,
+        "step_at": step_at,
+        "freeze_epochs": freeze_epochs,
+        "freeze_to": freeze_to,
+        "freeze_bn": freeze_bn,
+        "ema": ema,
+        "dice": dice,
+        "class_weights": choice("class-weights", class_weights, ("none", "balanced")),
+        "pos_weight": pos_weight,
         "box_loss": choice("box-loss", box_loss, ("smooth_l1", "l1")),
         "class_loss": choice("class-loss", class_loss, ("mining", "focal")),
-        "class_weights": choice("class-weights", class_weights, ("none", "balanced")),
+        "label_weight": label_weight,
+        "flip": flip,
+        "upside_down": upside_down,
+        "rotate": rotate,
+        "scale": number_range("scale", scale),
+        "lighting": lighting,
         "resize": choice("resize", resize, ("stretch", "letterbox")),
         "precision": choice("precision", precision, ("auto", "fp32", "bf16")),
-        "model": dict(key_value(entry) for entry in model or ()),
-        "sizes": tuple(height_width(entry) for entry in size.split(",")) if size else (),
-        "epochs": tuple(int(value) for value in numbers("epochs", epochs)),
-        "lr": None if lr == "find" else numbers("lr", lr)[0],
-        "scale": number_range("scale", scale),
+        "seed": seed,
     }
-    from visdeploy.train import TrainOptions, fit
+    # What was not said is left to the recipe, and then to the defaults of the options.
+    said = {name: value for name, value in values.items() if _is_said(context, name)}
+    if "size" in said:
+        said["sizes"] = said.pop("size")
+    from visdeploy.train import TrainOptions, fit, recipes
 
-    chosen = TrainOptions(
-        out=out,
-        arch=arch,
-        encoder=encoder,
-        weights=weights,
-        batch=batch,
-        encoder_lr=encoder_lr,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        freeze_epochs=freeze_epochs,
-        freeze_to=freeze_to,
-        freeze_bn=freeze_bn,
-        ema=ema,
-        dice=dice,
-        pos_weight=pos_weight,
-        label_weight=label_weight,
-        flip=flip,
-        upside_down=upside_down,
-        rotate=rotate,
-        lighting=lighting,
-        seed=seed,
-        **options,
-    )
-    dataset = open_data(data, format, masks, task)
+    chosen = TrainOptions(out=out, **said) if recipe is None else recipes.options(recipe, out=out, **said)
+    dataset = open_data(data, format, masks, task, degrade=degrade, clean=clean)
     classes = len(dataset.labels) - (task == "detection")  # whose background is none
     note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {classes} classes")
     result = fit(dataset, chosen, resume=resume)
@@ -154,6 +177,11 @@ def train(
     print(f"  visdeploy export {out} --out {out.name}.vdz")
 
 
+def _is_said(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 @app.command()
 def val(
     bundle: BundlePath,
@@ -161,29 +189,35 @@ def val(
     task: Annotated[str | None, typer.Option(help="Refuse a bundle of another task.")] = None,
     format: Format = "auto",
     masks: Masks = None,
+    degrade: Degradation = None,
+    clean: Clean = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
     conf: Annotated[
         float | None, typer.Option(help="Score above which boxes count in precision, recall and confusion.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for val.json, and plots of boxes and classes.")] = None,
-    minimum: Annotated[float | None, typer.Option("--min", help="Exit 1 if the first figure is lower.")] = None,
+    minimum: Annotated[
+        float | None,
+        typer.Option("--min", help="Exit 1 if the figure that stands for the others is lower; of restoration, dB."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle on the held-out images of a folder, at their own size."""
     from visdeploy import evaluation_report
     from visdeploy.evaluate import Detections, check_labels, measure
-    from visdeploy.metrics import headline
+    from visdeploy.metrics import MAX_PSNR, headline
     from visdeploy.predictor import load
     from visdeploy.tables import console
 
-    if minimum is not None and not 0 <= minimum <= 1:
-        raise InputError(f"--min: expected a share from 0 to 1, got {minimum:g}")
     with load(bundle, engine=engine, precision=precision) as predictor:
         spec = predictor.spec
         if task is not None and task != spec.task:
             raise InputError(f"--task: {bundle} is for {spec.task}, not {task}")
-        dataset = open_data(data, format, masks, spec.task)
+        most, kind = (MAX_PSNR, "dB") if spec.task == "restoration" else (1, "a share")
+        if minimum is not None and not 0 <= minimum <= most:
+            raise InputError(f"--min: expected {kind} from 0 to {most:g}, got {minimum:g}")
+        dataset = open_data(data, format, masks, spec.task, degrade=degrade, clean=clean)
         note_some(dataset.problems)  # of which the figures then know nothing
         check_labels(dataset.labels, spec, "val")
         note_engine(predictor.engine)

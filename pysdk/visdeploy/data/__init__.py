@@ -4,17 +4,20 @@ A file per format turns a folder into a `Dataset`: named pairs that are decoded 
 """
 
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any, get_args
 
-from visdeploy.data import boxes_csv, camvid, carvana, coco, folder, voc, yolo
+from visdeploy.data import boxes_csv, camvid, carvana, coco, folder, photos, voc, yolo
 from visdeploy.data.dataset import Dataset, Item, Objects, Sample, check, check_or_raise
+from visdeploy.data.degrade import Degrade
 from visdeploy.data.largest import largest_object, largest_objects
 from visdeploy.errors import InputError
 from visdeploy.spec import Task
 
 __all__ = [
     "Dataset",
+    "Degrade",
     "Item",
     "Objects",
     "Sample",
@@ -34,6 +37,7 @@ _FORMATS: dict[str, Any] = {
     "coco": coco,
     "yolo": yolo,
     "boxes_csv": boxes_csv,
+    "photos": photos,
 }
 
 # What a file that describes a data set is, by its extension: the format, and the option of its reader that names it.
@@ -50,20 +54,25 @@ def open(path: str | Path, *, format: str = "auto", task: str | None = None, **o
 
     Args:
         path: The folder; or the JSON, YAML or CSV in it that describes the boxes, where there are several.
-        format: "folder", "carvana" or "camvid" for masks; "voc", "coco", "yolo" or "boxes_csv" for boxes; or "auto" to
-            tell by what is in the folder.
-        task: What it is for: "segmentation", "detection", "localization" or "classification"; the last two take the
-            largest object of each image. None takes what the folder has, masks before boxes.
+        format: "folder", "carvana" or "camvid" for masks; "voc", "coco", "yolo" or "boxes_csv" for boxes; "photos" for
+            pictures to restore; or "auto" to tell by what is in the folder.
+        task: What it is for: "segmentation", "detection", "localization", "classification" or "restoration"; the third
+            and fourth take the largest object of each image. None takes what the folder has, masks before boxes; or
+            pictures to restore where `degrade=` or `clean=` is given.
         options: Passed to the reader of that format, such as `masks=` and `labels=` of `folder.read`.
 
     Raises:
-        InputError: The folder is missing, empty, of no known format, or has not what the task needs.
+        InputError: The folder is missing, empty, of no known format, or has not what the task needs; or its format
+            has no such option.
 
     Example:
         >>> dataset = open("nuclei", masks="masks_union", labels=("background", "nucleus"))  # doctest: +SKIP
         >>> dataset = open("cells", task="detection")  # doctest: +SKIP
+        >>> dataset = open("holiday", task="restoration", degrade=Degrade(scale=2))  # doctest: +SKIP
     """
     root = Path(path)
+    if task is None and ("degrade" in options or "clean" in options):
+        task = "restoration"
     if format == "auto" and root.suffix in _FILES and root.is_file():
         format, option = _FILES[root.suffix]
         folder_above = root.parent.parent if root.parent.name == "annotations" else root.parent
@@ -89,12 +98,20 @@ def _read(root: Path, format: str, task: str | None, options: dict[str, object])
     reader = _FORMATS[name]
     if task is not None and task not in reader.TASKS:
         raise InputError(f"[data.open] format: {name!r} is for {', '.join(sorted(reader.TASKS))}, not for {task}")
+    known = list(signature(reader.read).parameters)[1:]
+    if unknown := sorted(options.keys() - known):
+        takes = f"takes {', '.join(known)}" if known else "has no options"
+        raise InputError(f"[data.open] {unknown[0]}: the format {name!r}, which {root} has, {takes}")
     dataset: Dataset = reader.read(root, **options)
     return dataset
 
 
 def _detect(root: Path, task: str | None, options: dict[str, object]) -> str:
-    found = [name for name, reader in _FORMATS.items() if reader.matches(root)]
+    if task == "restoration":
+        return "photos"
+    # Every folder of images is one of photographs: it is read so only where something is to be restored.
+    formats = {name: reader for name, reader in _FORMATS.items() if reader is not photos}
+    found = [name for name, reader in formats.items() if reader.matches(root)]
     if found[:1] == ["folder"] and "masks" not in options and not folder.has_masks(root):
         # Bare images are of no use to what needs no masks.
         found = found[1:] or (["folder"] if task in (None, "segmentation") else [])
@@ -114,5 +131,5 @@ def _detect(root: Path, task: str | None, options: dict[str, object]) -> str:
             f"[data.open] path: {root} has no labels for {task}, only for "
             f"{', '.join(sorted({kind for name in found for kind in _FORMATS[name].TASKS}))} ({', '.join(found)})"
         )
-    layouts = "; ".join(reader.LAYOUT for reader in _FORMATS.values() if task is None or task in reader.TASKS)
+    layouts = "; ".join(reader.LAYOUT for reader in formats.values() if task is None or task in reader.TASKS)
     raise InputError(f"[data.open] path: {root} has none of the known layouts: {layouts}")

@@ -61,7 +61,8 @@ class Sample:
 class Item:
     """One image, not yet decoded. Each `load` function raises `InputError` on a bad file.
 
-    `size` is the height and width that its objects are marked in; the image must have it.
+    `size` is the height and width that its objects are marked in; the image must have it. `enlarge` is how many times
+    larger than the image its target is.
     """
 
     name: str
@@ -72,17 +73,19 @@ class Item:
     label: int | None = None
     size: tuple[int, int] | None = None
     load_target: Callable[[], Image] | None = None
+    enlarge: int = 1
 
     def load(self) -> Sample:
         """Decode the image, and read what is known of it.
 
         Raises:
-            InputError: A file is unreadable, or the image has another size than its mask or annotation.
+            InputError: A file is unreadable, or the image has another size than its mask, annotation or target says.
         """
         image = self.load_image()
         mask = self.load_mask() if self.load_mask else None
-        _check_sizes(self, image, mask)
-        return Sample(self.name, image, mask, self.load_objects() if self.load_objects else None, self.label)
+        target = self.load_target() if self.load_target else None
+        _check_sizes(self, image, mask, target)
+        return Sample(self.name, image, mask, self.load_objects() if self.load_objects else None, self.label, target)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Dataset:
 
     Attributes:
         labels: Class names by index. A binary task has two, its background first; where objects are marked, the
-            background is first as well.
+            background is first as well. Where pictures are to be restored, there are none.
         palette: RGB colour of each label.
         train: Images to learn from.
         val: Images held out.
@@ -111,6 +114,11 @@ class Dataset:
     notes: tuple[str, ...] = ()
     degrade: Degrade | None = None
 
+    @property
+    def enlarge(self) -> int:
+        """How many times larger than the images their targets are."""
+        return next((item.enlarge for item in (*self.train, *self.val)), 1)
+
     def __repr__(self) -> str:
         return f"Dataset({len(self.labels)} labels, {len(self.train)} train, {len(self.val)} val)"
 
@@ -127,8 +135,8 @@ def hold_out(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
 def check(dataset: Dataset) -> list[str]:
     """Decode everything once and describe all that is wrong, one line per fault.
 
-    Found are files that cannot be read, label values outside the classes, images of another size than their masks or
-    annotations, and images or masks without a partner. An empty list means training will not stop on its data.
+    Found are files that cannot be read, label values outside the classes, images of another size than their masks,
+    annotations or targets say, and files without a partner. An empty list means training will not stop on its data.
     """
     with ThreadPoolExecutor(max_workers=4) as pool:
         faults = pool.map(_faults, [*dataset.train, *dataset.val])
@@ -156,20 +164,20 @@ def check_or_raise(dataset: Dataset, *, limit: int = 20) -> None:
 def _faults(item: Item) -> list[str]:
     known: list[Any] = []
     faults = []
-    for load in (item.load_image, item.load_mask, item.load_objects):
+    for load in (item.load_image, item.load_mask, item.load_target, item.load_objects):
         try:
             known.append(load() if load is not None else None)
         except InputError as error:
             faults.append(str(error))
     if not faults:
         try:
-            _check_sizes(item, known[0], known[1])
+            _check_sizes(item, *known[:3])
         except InputError as error:
             faults.append(str(error))
     return faults
 
 
-def _check_sizes(item: Item, image: Image, mask: ClassMap | None) -> None:
+def _check_sizes(item: Item, image: Image, mask: ClassMap | None, target: Image | None) -> None:
     height, width = image.shape[:2]
     if mask is not None and mask.shape != (height, width):
         raise InputError(
@@ -180,4 +188,10 @@ def _check_sizes(item: Item, image: Image, mask: ClassMap | None) -> None:
         raise InputError(
             f"{item.name}: the image is {width}x{height}, but its annotation says {item.size[1]}x{item.size[0]} "
             "(width x height)"
+        )
+    expected = (height * item.enlarge, width * item.enlarge)
+    if target is not None and target.shape[:2] != expected:
+        raise InputError(
+            f"{item.name}: the clean picture is {target.shape[1]}x{target.shape[0]}, expected "
+            f"{expected[1]}x{expected[0]}, {item.enlarge} times the bad one (width x height)"
         )

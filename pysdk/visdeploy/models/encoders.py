@@ -130,6 +130,21 @@ def create_encoder(name: str) -> Encoder:
     return encoder
 
 
+def require_multiple(x: Tensor, divisor: int, model: str) -> None:
+    """Refuse images that a model cannot halve evenly; in a traced graph, where sizes are no numbers, nothing is done.
+
+    Raises:
+        ValueError: Height or width of (B, C, H, W) is no multiple of `divisor`.
+    """
+    if not torch.jit.is_tracing():
+        height, width = x.shape[-2], x.shape[-1]
+        if height % divisor != 0 or width % divisor != 0:
+            raise ValueError(
+                f"[{model}] x: height and width must be divisible by {divisor}, got {height} x {width}; "
+                "visdeploy's predictor pads images by itself"
+            )
+
+
 def map_sizes(network: nn.Module, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """Return height and width of every feature map that a network makes of an image of `size`, height and width.
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from visdeploy.models.encoders import create_encoder
+from visdeploy.models.encoders import create_encoder, require_multiple
 from visdeploy.models.registry import register
 
 
@@ -55,13 +55,7 @@ class Unet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised float32 (B, 3, H, W) to logits (B, num_classes, H, W)."""
-        if not torch.jit.is_tracing():
-            height, width = x.shape[-2], x.shape[-1]
-            if height % self.divisor != 0 or width % self.divisor != 0:
-                raise ValueError(
-                    f"[unet] x: height and width must be divisible by {self.divisor}, got {height} x {width}; "
-                    "visdeploy's predictor pads images by itself"
-                )
+        require_multiple(x, self.divisor, "unet")
         features = self.encoder(x)
         y = torch.relu(features[-1])
         level = len(features) - 2

@@ -3,6 +3,7 @@
 from visdeploy.errors import MissingDependencyError
 
 try:
+    from visdeploy.train import recipes
     from visdeploy.train.fit import TrainResult, fit
     from visdeploy.train.options import TrainOptions
 except ModuleNotFoundError as error:
@@ -12,4 +13,4 @@ except ModuleNotFoundError as error:
         f"visdeploy.train needs {error.name}, which is not installed: pip install 'visdeploy[train]'"
     ) from error
 
-__all__ = ["TrainOptions", "TrainResult", "fit"]
+__all__ = ["TrainOptions", "TrainResult", "fit", "recipes"]

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,13 @@ from visdeploy.data import Dataset, Item, check_or_raise
 from visdeploy.errors import InputError
 from visdeploy.spec import Spec
 from visdeploy.train import checkpoint
+from visdeploy.train.crops import OWN_SCALE, large_enough
 from visdeploy.train.detection import DetectionTask
 from visdeploy.train.journal import Journal
 from visdeploy.train.loader import Examples, loaders
 from visdeploy.train.localization import ClassificationTask, LocalizationTask
 from visdeploy.train.options import TrainOptions
+from visdeploy.train.restoration import RestorationTask
 from visdeploy.train.segmentation import SegmentationTask
 from visdeploy.train.task import Task
 from visdeploy.whole_file import whole_file
@@ -39,6 +41,7 @@ TASKS: dict[str, type[Task]] = {
     "detection": DetectionTask,
     "localization": LocalizationTask,
     "classification": ClassificationTask,
+    "restoration": RestorationTask,
 }
 
 
@@ -80,6 +83,8 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
     architecture = _architecture(dataset, options)
     net = models.create(**architecture, weights=options.weights)
     specs = [_spec(dataset, options, architecture, net, size) for size in options.sizes]
+    if options.resize in OWN_SCALE:
+        dataset = _large_enough(dataset, specs)
     if min(options.batch, len(dataset.train)) == 1:
         _check_alone(dataset, options, net)
     _claim(options, resume)
@@ -92,6 +97,15 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
     checkpoint.save(path, net, final)
     _save_golden(dataset, options.out / "golden")
     return TrainResult(path, figures, time.perf_counter() - start)
+
+
+def _large_enough(dataset: Dataset, specs: Sequence[Spec]) -> Dataset:
+    notes = len(dataset.notes)
+    for spec in specs:
+        dataset = large_enough(dataset, spec)
+    for note in dataset.notes[notes:]:
+        print(f"  {note}", flush=True)
+    return dataset
 
 
 def _claim(options: TrainOptions, resume: bool) -> None:
@@ -167,8 +181,7 @@ def _run_stage(dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, 
     summary = folder / "best.json"
     if not summary.is_file():
         task = TASKS[options.task](net, spec, options, stage)
-        train = task.examples(dataset.train, spec, task.augmentation(options), options.seed + stage)
-        val = task.examples(dataset.val, spec)
+        train, val = task.sets(dataset, options.seed + stage)
         task.prepare(train)
         _train(task, train, val, folder, stage)
     best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]

@@ -77,12 +77,17 @@ class Task(lightning.LightningModule, ABC):
         """Forget what was measured in the last epoch."""
 
     @abstractmethod
-    def measure(self, answer: Tensor, target: Tensor) -> None:
+    def measure(self, answer: Tensor, target: Tensor, images: Tensor) -> None:
         """Take in the answers to one batch of held-out images."""
 
     @abstractmethod
     def measured(self) -> dict[str, float]:
         """Return the figures of all that was taken in."""
+
+    def sets(self, dataset: Dataset, seed: int) -> tuple[Examples, Examples]:
+        """Return what is learnt from, and what is held out, at the size of the spec."""
+        train = self.examples(dataset.train, self.spec, self.augmentation(self.options), seed)
+        return train, self.examples(dataset.val, self.spec)
 
     def prepare(self, train: Examples) -> None:
         """Look at the training data before the first step."""
@@ -127,7 +132,7 @@ class Task(lightning.LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Measure one batch."""
         images, target, _ = batch
-        self.measure(self(images), target)
+        self.measure(self(images), target, images)
 
     def on_validation_epoch_end(self) -> None:
         """Publish the figures."""
@@ -135,7 +140,7 @@ class Task(lightning.LightningModule, ABC):
         self.log("score", self.figures[headline(self.figures)])
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a slower encoder, no decay on biases and norms, and a one-cycle schedule."""
+        """The optimiser and schedule of the options, with a slower encoder and no decay on biases and norms."""
         groups: list[dict[str, Any]] = []
         for encoder in (True, False):
             for decayed in (True, False):
@@ -148,12 +153,29 @@ class Task(lightning.LightningModule, ABC):
                 slow = encoder and self.options.encoder is not None
                 lr = self.lr * (self.options.encoder_lr if slow else 1.0)
                 decay = self.options.weight_decay if decayed else 0.0
-                groups.append({"params": chosen, "lr": lr, "weight_decay": decay})
-        optimizer = torch.optim.AdamW(groups, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in groups],
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self.options.warmup,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+                if chosen:
+                    groups.append({"params": chosen, "lr": lr, "weight_decay": decay})
+        optimizer = self._optimizer(groups)
+        steps = int(self.trainer.estimated_stepping_batches)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._schedule(optimizer, steps), "interval": "step"},
+        }
+
+    def _optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        if self.options.optimizer == "sgd":
+            return torch.optim.SGD(groups, momentum=self.options.momentum, fused=True)
+        kind = torch.optim.Adam if self.options.optimizer == "adam" else torch.optim.AdamW
+        return kind(groups, fused=True)
+
+    def _schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.options.schedule == "one_cycle":
+            return torch.optim.lr_scheduler.OneCycleLR(
+                optimizer,
+                max_lr=[group["lr"] for group in optimizer.param_groups],
+                total_steps=steps,
+                pct_start=self.options.warmup,
+                cycle_momentum=self.options.optimizer != "sgd",  # whose momentum is an option
+            )
+        drops = [round(steps * self.options.step_at)] if self.options.schedule == "step" else []
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, gamma=0.1)

@@ -1,0 +1,154 @@
+"""Optimisers, schedules and the named recipes of both."""
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from test_cli import run  # noqa: F401  (a fixture)
+from test_train import discs, options, weights  # noqa: F401  (a fixture)
+from visdeploy import data
+from visdeploy.errors import InputError
+from visdeploy.train import TrainOptions, fit, recipes
+from visdeploy.train.journal import Journal
+from visdeploy.train.segmentation import SegmentationTask
+
+
+class Steps:
+    """As much of a trainer as tells how many steps there will be."""
+
+    def __init__(self, steps: int) -> None:
+        self.estimated_stepping_batches = steps
+
+
+def optimisation(**changes) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """What a network of one layer with a backbone of one is trained with."""
+    net = torch.nn.ModuleDict({"encoder": torch.nn.Conv2d(3, 4, 1), "head": torch.nn.Conv2d(4, 1, 1)})
+    spec = type("Spec", (), {"mean": (0, 0, 0), "std": (1, 1, 1)})
+    task = SegmentationTask(net, spec, TrainOptions(Path("run"), **changes), 0)
+    task._trainer = Steps(10)
+    made = task.configure_optimizers()
+    return made["optimizer"], made["lr_scheduler"]["scheduler"]
+
+
+def rates(optimizer, schedule) -> list[float]:
+    """The decoder's learning rate in each of ten steps."""
+    seen = []
+    for _ in range(10):
+        seen.append(optimizer.param_groups[-1]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+def test_optimisers_by_name():
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    for name, kind in kinds.items():
+        assert type(optimisation(optimizer=name)[0]) is kind
+    assert type(optimisation()[0]) is torch.optim.AdamW
+    made, _ = optimisation(optimizer="sgd", momentum=0.9, weight_decay=0.1, lr=2.0, encoder_lr=0.5, schedule="constant")
+    assert [(group["lr"], group["weight_decay"], group["momentum"]) for group in made.param_groups] == [
+        (1.0, 0.1, 0.9),
+        (1.0, 0.0, 0.9),
+        (2.0, 0.1, 0.9),
+        (2.0, 0.0, 0.9),
+    ]
+
+
+def test_schedules_by_name():
+    assert rates(*optimisation(schedule="constant", lr=0.5)) == [0.5] * 10
+    stepped = rates(*optimisation(schedule="step", lr=0.5, step_at=0.3))
+    assert stepped == pytest.approx([0.5] * 3 + [0.05] * 7)
+    cycle = rates(*optimisation(lr=0.5))
+    assert max(cycle) == pytest.approx(0.5, rel=0.1)
+    assert cycle[0] < 0.1
+    assert cycle[-1] < 0.01
+    optimizer, schedule = optimisation(optimizer="sgd", momentum=0.5)
+    rates(optimizer, schedule)
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"optimizer": "lion"}, "optimizer: expected adamw, adam, sgd, got 'lion'"),
+        ({"schedule": "cosine"}, "schedule: expected one_cycle, constant, step"),
+        ({"optimizer": "sgd", "momentum": 1.0}, "momentum: expected a number from 0 to below 1"),
+        ({"momentum": 0.9}, "momentum: goes with sgd, got the optimizer adamw"),
+        ({"schedule": "step", "step_at": 1.0}, "step_at: expected a share between 0 and 1"),
+    ],
+)
+def test_wrong_options_are_named(changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        TrainOptions(Path("run"), **changes)
+
+
+def test_every_recipe_is_a_set_of_options():
+    for name, recipe in recipes.RECIPES.items():
+        chosen = recipes.options(name, out=Path("run"))
+        assert all(getattr(chosen, field) == value for field, value in recipe.fields.items())
+    assert recipes.options("unet", out=Path("run")) == TrainOptions(Path("run"))
+    sgd = recipes.options("fcn-sgd", out=Path("run"), lr=0.5)
+    assert (sgd.arch, sgd.optimizer, sgd.lr, sgd.weight_decay, sgd.dice) == ("fcn", "sgd", 0.5, 1e-3, 0.0)
+    with pytest.raises(InputError, match="did you mean 'resnet_unet-sgd'"):
+        recipes.options("resnet-unet-sgd", out=Path("run"))
+
+
+def test_a_stepped_run_resumes_where_it_stopped(discs, tmp_path, monkeypatch):  # noqa: F811
+    dataset = data.open(discs)
+    changes = {"optimizer": "sgd", "momentum": 0.9, "schedule": "step", "epochs": (3,)}
+    fit(dataset, options(tmp_path / "whole", **changes))
+
+    def kill(self, trainer, module):
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "on_train_epoch_start", kill)
+        with pytest.raises(KeyboardInterrupt):
+            fit(dataset, options(tmp_path / "killed", **changes))
+    fit(dataset, options(tmp_path / "killed", **changes), resume=True)
+    expected = weights(tmp_path / "whole")
+    assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "killed").items())
+
+
+@pytest.fixture
+def chosen(monkeypatch, discs) -> list[TrainOptions]:  # noqa: F811
+    """What the command line makes of its arguments, instead of training."""
+    seen: list[TrainOptions] = []
+
+    def keep(dataset, options, *, resume):
+        seen.append(options)
+        raise InputError("seen")
+
+    monkeypatch.setattr("visdeploy.train.fit", keep)
+    return seen
+
+
+def test_what_is_said_wins_over_the_recipe(run, chosen, discs, tmp_path):  # noqa: F811
+    out = tmp_path / "run"
+    arguments = ["train", "--data", discs, "--out", out]
+    said = ["--recipe", "resnet_unet-adam-1e-4", "--lr", "0.001", "--ema", "0.98", "--size", "64"]
+    assert run(*arguments, *said)[0] == 2
+    (options,) = chosen
+    assert options == recipes.options("resnet_unet-adam-1e-4", out=out, lr=1e-3, ema=0.98, sizes=((64, 64),))
+    assert (options.schedule, options.dice) == ("step", 0.0)
+    code, _, err = run(*arguments, "--recipe", "unett")
+    assert code == 2
+    assert "did you mean 'unet'" in err
+
+
+def test_help_tells_the_defaults_and_the_recipes_that_there_are(run, chosen, discs, tmp_path):  # noqa: F811
+    from visdeploy.cli.training import train
+
+    out = tmp_path / "run"
+    assert run("train", "--data", discs, "--out", out)[0] == 2
+    assert chosen == [TrainOptions(out)]
+    shown = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    defaults = {field.name: field.default for field in fields(TrainOptions)}
+    same = [name for name in shown if name in defaults and isinstance(defaults[name], float | int | str | bool)]
+    assert {name: str(shown[name]) for name in same} == {name: str(defaults[name]) for name in same}
+    told = inspect.signature(train).parameters["recipe"].annotation.__metadata__[0].help
+    assert told.partition("it: ")[2].rstrip(".").split(", ") == list(recipes.RECIPES)
