@@ -202,7 +202,8 @@ def test_the_loss_of_the_joint_model_is_pixels_and_twenty_times_entropy(tmp_path
     entropy = functional.cross_entropy(answer[:, 4:], torch.tensor([1])).item()
     assert task.loss(answer, target).item() == pytest.approx(corners + 20 * entropy)
     task.start_measuring()
-    task.measure(torch.cat([answer, answer]), torch.cat([target, target * 0 + torch.tensor([0, 47, 31, 49, 33, 0])]))
+    two = torch.cat([target, target * 0 + torch.tensor([0, 47, 31, 49, 33, 0])])
+    task.measure(torch.cat([answer, answer]), two, torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
     figures = task.measured()
     assert figures["accuracy"] == 0.5
     assert figures["loc_accuracy"] == 0.0

@@ -10,11 +10,12 @@ from visdeploy.asked import Asked
 from visdeploy.postprocess import find
 from visdeploy.preprocess import Prepared
 from visdeploy.spec import Manifest
-from visdeploy.types import Boxes, Classes, Masks, Result
+from visdeploy.types import Boxes, Found, Masks, Picture, Result
 
 Answer = Mapping[str, NDArray[Any]]
 """Arrays by the names in `FIELDS`: `classes` (H, W) uint8 class map; `boxes` (K, 4) float32 corners in pixels of the
-source image, with `scores` (K,) float32 and `labels` (K,) int64; or `probabilities` (C,) float32."""
+source image, with `scores` (K,) float32 and `labels` (K,) int64; `probabilities` (C,) float32; or `picture` (H', W', 3)
+uint8 RGB."""
 
 _BOXES = ("boxes", "scores", "labels")
 FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -22,6 +23,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "detection": _BOXES,
     "localization": _BOXES,
     "classification": ("probabilities",),
+    "restoration": ("picture",),
 }
 
 
@@ -56,16 +58,14 @@ def of_result(result: Result) -> Answer:
     Raises:
         VisdeployError: It found nothing but an error.
     """
-    if result.error is not None:
-        raise result.error
-    # No boxes are an answer too, and are falsy.
-    (found,) = (part for part in (result.masks, result.boxes, result.classes) if part is not None)
-    return _arrays(found)
+    return _arrays(result.found)
 
 
-def _arrays(found: Masks | Boxes | Classes) -> Answer:
+def _arrays(found: Found) -> Answer:
     if isinstance(found, Masks):
         return {"classes": found.to_numpy()}
     if isinstance(found, Boxes):
         return {"boxes": found.xyxy, "scores": found.scores, "labels": found.labels}
+    if isinstance(found, Picture):
+        return {"picture": found.array}
     return {"probabilities": found.probabilities}

@@ -1,4 +1,6 @@
-"""Whether two answers for one image are the same: class maps pixel by pixel, boxes one to one, probabilities by value.
+"""Whether two answers for one image are the same: class maps and pictures pixel by pixel, boxes one to one.
+
+Probabilities are compared by value.
 
 Note [boxes at a threshold]
 A box may be missing on one side for no other reason than rounding: its score is at the threshold, or at that of the
@@ -45,8 +47,9 @@ class Compared:
 
     Attributes:
         image: Its name.
-        changed: Pixels of another class, boxes without a counterpart on either side, or 1 if the best class is another.
-        total: Pixels, boxes of both sides, or 1.
+        changed: Pixels of another class, boxes without a counterpart on either side, 1 if the best class is another, or
+            samples of a picture that differ by more than `tolerance.RESTORED_LEVELS`.
+        total: Pixels, boxes of both sides, 1, or samples: three to a pixel.
         error: `changed` of `total`; of a classifier, the largest difference of a probability.
         dice: Of everything that is not background, for masks.
     """
@@ -65,13 +68,16 @@ def compare(answered: Answer | None, expected: Expected, spec: Manifest, precisi
         answered: What was computed in `precision`.
         expected: What the reference says.
         spec: The bundle's.
-        precision: Decides how far boxes and scores may lie apart; see `tolerance`.
+        precision: Decides how far boxes, scores and samples may lie apart; see `tolerance`.
     """
     reference = expected.answer
     if spec.task == "segmentation":
         return _classes(expected.image, answered, reference["classes"], spec.background)
     if spec.task == "classification":
         return _probabilities(expected.image, answered, reference["probabilities"])
+    if spec.task == "restoration":
+        levels = tolerance.RESTORED_LEVELS[precision]
+        return _picture(expected.image, answered, reference["picture"], levels)
     if answered is None:
         total = len(reference["scores"])
         return Compared(expected.image, total, total, float("inf"))
@@ -106,6 +112,16 @@ def _probabilities(image: str, answer: Answer | None, reference: NDArray[np.floa
     answered = answer["probabilities"]
     error = float(np.abs(answered - reference).max())
     return Compared(image, int(answered.argmax() != reference.argmax()), 1, error if np.isfinite(error) else np.inf)
+
+
+def _picture(image: str, answer: Answer | None, reference: NDArray[np.uint8], levels: int) -> Compared:
+    answered = None if answer is None else answer["picture"]
+    if answered is None or (answered.shape, answered.dtype) != (reference.shape, reference.dtype):
+        return Compared(image, reference.size, reference.size, 1.0)
+    # Row by row, as the differences of a large photo would take as much as both pictures.
+    pairs = zip(answered, reference, strict=True)
+    changed = sum(int((np.maximum(one, other) - np.minimum(one, other) > levels).sum()) for one, other in pairs)
+    return Compared(image, changed, reference.size, changed / reference.size)
 
 
 class _Matching:

@@ -69,6 +69,13 @@ def draw_text(pixels: Pixels, text: str) -> Pixels:
     return drawn
 
 
+def draw_beside(before: Pixels, after: Pixels) -> Pixels:
+    """Return two (H, W, 3) RGB images side by side, the first one enlarged bicubically to the size of the second."""
+    if before.shape != after.shape:
+        before = np.asarray(cv2.resize(before, after.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+    return np.hstack([before, after])
+
+
 def _frame(drawn: Pixels, corners: NDArray[np.float32], inset: int, line: int, color: Color) -> None:
     left, top, right, bottom = (int(side) for side in np.rint(corners))
     left, top, right, bottom = left + inset, top + inset, right - inset, bottom - inset

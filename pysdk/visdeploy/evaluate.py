@@ -11,9 +11,9 @@ from visdeploy import ops
 from visdeploy.asked import Asked
 from visdeploy.average_precision import MEASURED_FROM, MIN_IOU, AveragePrecision
 from visdeploy.errors import InputError
-from visdeploy.metrics import Confusion
+from visdeploy.metrics import Confusion, Fidelity
 from visdeploy.predictor import Predictor
-from visdeploy.preprocess import extent
+from visdeploy.preprocess import enlarge, extent
 from visdeploy.spec import Manifest, Spec
 from visdeploy.types import Boxes, Result
 
@@ -45,7 +45,8 @@ def evaluate(
         For segmentation what `metrics.Confusion.metrics` says, for detection what `AveragePrecision.metrics` says of
         all boxes with a score above 0.01. For localization `loc_accuracy`, the share of images with the right class and
         an IoU of at least 0.5; `accuracy`, that with the right class, where there are several; `iou`, the mean; and
-        `l1`, the mean error of a corner's coordinate in pixels at network size. For classification `accuracy`.
+        `l1`, the mean error of a corner's coordinate in pixels at network size. For classification `accuracy`. For
+        restoration what `metrics.Fidelity.metrics` says, where the bad picture is the image, enlarged bicubically.
 
     Raises:
         InputError: There are no items, or an image or its labels cannot be used.
@@ -241,11 +242,44 @@ class Localized(Classified):
         return figures | {"iou": float(np.mean(self.overlaps)), "l1": float(np.mean(self.distances))}
 
 
+class Restored:
+    """Pictures made good.
+
+    Attributes:
+        fidelity: What was measured of each.
+    """
+
+    def __init__(self, spec: Manifest) -> None:
+        self.spec = spec
+        self.fidelity = Fidelity()
+
+    def add(self, sample: "Sample", result: Result) -> None:
+        """Compare with the clean picture, and so the image itself."""
+        assert result.restored is not None
+        restored, clean = result.restored.array, _known(sample.target, sample, "clean picture")
+        if restored.shape != clean.shape:
+            (height, width), (clean_height, clean_width) = restored.shape[:2], clean.shape[:2]
+            raise InputError(
+                f"{sample.name}: the bundle makes {width}x{height} of it, and the clean picture has {clean_width}x"
+                f"{clean_height} (width x height); is it {self.spec.enlarge} times larger in these data?"
+            )
+        before = np.asarray(enlarge(sample.image, self.spec.enlarge))
+        try:
+            self.fidelity.add(restored, before, clean)
+        except InputError as error:
+            raise InputError(f"{sample.name}: {error}") from error
+
+    def figures(self) -> dict[str, float]:
+        """Return PSNR and SSIM, after and before."""
+        return self.fidelity.metrics()
+
+
 _TALLIES: dict[str, Callable[[Manifest], Tally]] = {
     "segmentation": Segmented,
     "detection": Detections,
     "localization": Localized,
     "classification": Classified,
+    "restoration": Restored,
 }
 
 

@@ -45,6 +45,8 @@ except ImportError as error:
     ) from error
 
 OPSET = 18
+# Tasks whose networks take images of any size, and answer with a map.
+_OF_ANY_SIZE = ("segmentation", "restoration")
 Conversion = Literal["script", "trace", "absent"]
 
 
@@ -203,7 +205,7 @@ def _convert_module(
     except Exception as error:  # someone else's network fails in its own ways
         shape = (1, 3, *example.shape[:2])
         raise InputError(f"[export] net: cannot answer a float32 batch of shape {shape} ({reason(error)})") from error
-    manifest = _complete(spec, logits)
+    manifest = _complete(spec, logits, example)
     say("converting to TorchScript")
     script, conversion = _to_torchscript(deployable, manifest)
     manifest = manifest.model_copy(update={"torchscript": conversion})
@@ -221,21 +223,24 @@ def _convert_module(
 def _convert_onnx(path: Path, spec: Spec, example: NDArray[np.uint8]) -> tuple[Manifest, dict[str, bytes], Engine]:
     graph, decided = wrap_graph(path, spec)
     spec = spec.model_copy(update=decided)
-    usual = "none" if spec.task == "segmentation" else "softmax"
+    usual = "none" if spec.task in _OF_ANY_SIZE else "softmax"
     draft = Manifest.parse(spec.model_copy(update={"activation": spec.activation or usual}))
     engine = open_engine("auto", Bundle(path, draft, {bundles.ONNX: graph.SerializeToString()}))
-    manifest = _complete(spec, engine.infer(example[None])).model_copy(update={"torchscript": "absent"})
+    manifest = _complete(spec, engine.infer(example[None]), example).model_copy(update={"torchscript": "absent"})
     return manifest, {bundles.ONNX: _with_metadata(graph, manifest)}, engine
 
 
-def _complete(spec: Spec, logits: NDArray[np.float32]) -> Manifest:
-    """Fill in what only the network's answer tells, and refuse a spec that contradicts it."""
-    if problem := postprocess.contradiction(logits.shape, spec):
+def _complete(spec: Spec, logits: NDArray[np.float32], example: NDArray[np.uint8]) -> Manifest:
+    """Fill in what only the network's answer to an example tells, and refuse a spec that contradicts it."""
+    if problem := postprocess.contradiction(logits.shape, spec, example.shape[:2]):
         raise InputError(f"[export] {problem}")
     if not np.isfinite(logits).all():
         raise InputError("[export] net: its logits for golden image 0 are not all finite")
     data = spec.model_dump()
-    data |= _read_as_masks(spec, logits.shape[1]) if spec.task == "segmentation" else {"activation": "softmax"}
+    if spec.task == "segmentation":
+        data |= _read_as_masks(spec, logits.shape[1])
+    else:
+        data["activation"] = "none" if spec.task == "restoration" else "softmax"
     data["producer"] = {name: metadata.version(name) for name in ("visdeploy", "torch", "onnx")}
     return Manifest.parse(data)
 
@@ -279,7 +284,7 @@ def _to_onnx(deployable: nn.Module, manifest: Manifest) -> bytes:
     size (TensorFlow's "same" of many timm models). The tracing one takes under a second and gives the same graphs.
     """
     axes = {0: "batch"}, {0: "batch"}
-    if manifest.task == "segmentation":
+    if manifest.task in _OF_ANY_SIZE:
         axes = {**axes[0], 1: "height", 2: "width"}, {**axes[1], 2: "out_height", 3: "out_width"}
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -306,7 +311,7 @@ def _to_onnx(deployable: nn.Module, manifest: Manifest) -> bytes:
 
 def _example_batch(manifest: Manifest) -> Tensor:
     # Two of everything, and no side of one step: the exporter takes a dimension of size one for a constant.
-    if manifest.task != "segmentation":
+    if manifest.task not in _OF_ANY_SIZE:
         return torch.zeros(2, *manifest.size, 3, dtype=torch.uint8)
     step = manifest.divisor
     sides = [max(2, -(-side // step)) * step for side in manifest.size]

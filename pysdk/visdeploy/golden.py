@@ -103,9 +103,11 @@ def _contradiction(golden: Golden, spec: Manifest) -> str:
         return f"expected {', '.join(expected)} for {spec.task}, got {', '.join(given)}"
     if spec.resize in ("stretch", "letterbox") and golden.pixels.shape[:2] != spec.size:
         return f"expected pixels of {spec.size}, got {golden.pixels.shape[:2]}"
-    if problem := postprocess.contradiction((1, *golden.logits.shape), spec):
+    if problem := postprocess.contradiction((1, *golden.logits.shape), spec, golden.pixels.shape[:2]):
         return problem
     classes = len(spec.labels)
+    if "picture" in given and golden.answer["picture"].shape[:2] != golden.valid:
+        return f"expected a picture of {golden.valid}, got {golden.answer['picture'].shape[:2]}"
     if len(golden.answer.get("scores", ())) > spec.max_det:
         return f"expected at most {spec.max_det} boxes, got {len(golden.answer['scores'])}"
     if "probabilities" in given and len(golden.answer["probabilities"]) != classes:
@@ -160,13 +162,14 @@ def _check_answer(answer: Answer, size: tuple[int, ...]) -> None:
         ("boxes", np.float32, (found, 4)),
         ("scores", np.float32, (found,)),
         ("labels", np.int64, (found,)),
-        ("probabilities", np.float32, None),
+        ("probabilities", np.float32, ("C",)),
+        ("picture", np.uint8, ("H", "W", 3)),
     ):
         array = answer.get(field)
         if array is None:
             continue
-        fits = array.ndim == 1 if shape is None else array.shape == shape
+        sides = zip(array.shape, shape, strict=False)
+        fits = array.ndim == len(shape) and all(isinstance(side, str) or side == given for given, side in sides)
         if array.dtype != dtype or not fits or not np.isfinite(array).all():
-            raise ValueError(
-                f"expected {field} of {np.dtype(dtype)} {shape or '(C,)'}, got {array.dtype} {array.shape}"
-            )
+            wanted = f"({', '.join(map(str, shape))})"
+            raise ValueError(f"expected {field} of {np.dtype(dtype)} {wanted}, got {array.dtype} {array.shape}")

@@ -1,6 +1,6 @@
-"""From what the network answered to masks, boxes and classes at the source image's size."""
+"""From what the network answered to masks, boxes and classes at the source image's size, or to a restored picture."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from visdeploy.errors import EngineError
 from visdeploy.preprocess import Prepared
 from visdeploy.spec import Manifest, Spec
 from visdeploy.tiling import enlarge
-from visdeploy.types import Boxes, Classes, Masks, Rle
+from visdeploy.types import Boxes, Classes, Found, Masks, Picture, Rle
 
 Anchors = NDArray[np.float32]
 
@@ -21,14 +21,29 @@ _SHAPES = {
     "detection": "(1, N, C + 4)",
     "localization": "(1, 4 + C)",
     "classification": "(1, C)",
+    "restoration": "(1, 3, h, w)",
 }
 
 
-def contradiction(shape: tuple[int, ...], spec: Spec) -> str:
-    """Return how a network's answer to a batch of one contradicts the spec, in a sentence; empty if it does not."""
+def contradiction(shape: tuple[int, ...], spec: Spec, fed: Sequence[int]) -> str:
+    """Return how a network's answer to a batch of one contradicts the spec, in a sentence; empty if it does not.
+
+    Args:
+        shape: Of the answer.
+        spec: The bundle's.
+        fed: Height and width that the network saw.
+    """
     expected, classes = _SHAPES[spec.task], len(spec.labels)
     if len(shape) != expected.count(",") + 1 or shape[0] != 1 or not all(shape):
-        return f"net: expected logits of shape {expected} for {spec.task}, got {shape}"
+        what = "a picture" if spec.task == "restoration" else "logits"
+        return f"net: expected {what} of shape {expected} for {spec.task}, got {shape}"
+    if spec.task == "restoration":
+        if shape == (1, 3, *fed):
+            return ""
+        return (
+            f"net: expected a picture of three channels and of its input's size for restoration, (1, 3, {fed[0]}, "
+            f"{fed[1]}), got {shape}; what makes images larger says so in the spec's field enlarge"
+        )
     if spec.anchors is not None and shape[1] != spec.anchors.count:
         return f"anchors: the rule gives {spec.anchors.count} boxes, the network answers {shape[1]}"
     if spec.task == "segmentation":
@@ -42,13 +57,18 @@ def contradiction(shape: tuple[int, ...], spec: Spec) -> str:
     return ""
 
 
-def check_shape(shape: Sequence[int], spec: Manifest) -> None:
+def check_shape(shape: Sequence[int], spec: Manifest, fed: Sequence[int]) -> None:
     """Compare the shape of what the network answered for a batch with what the spec says of its task.
+
+    Args:
+        shape: Of the answer.
+        spec: The bundle's.
+        fed: Height and width that the network saw.
 
     Raises:
         EngineError: They differ.
     """
-    if problem := contradiction((1, *shape[1:]), spec):
+    if problem := contradiction((1, *shape[1:]), spec, fed):
         raise EngineError(f"the network's answer does not fit its spec: {problem}")
 
 
@@ -60,7 +80,7 @@ def find(
     asked: Asked,
     *,
     num_threads: int | None = None,
-) -> Iterator[Masks | Boxes | Classes]:
+) -> Iterator[Found]:
     """Read a batch of any task.
 
     An anchor of which a number is NaN finds no box; nor does one whose box has no area, or lies in the padding.
@@ -77,9 +97,9 @@ def find(
         What was found in each image.
 
     Raises:
-        EngineError: The shape is another than the spec says, or a classifier or localizer answered with NaN.
+        EngineError: The shape is another than the spec says, or what is no segmenter or detector answered with NaN.
     """
-    check_shape(outputs.shape, spec)
+    check_shape(outputs.shape, spec, prepared[0].pixels.shape[:2])
     if spec.task == "segmentation":
         for logits, image in zip((outputs[i] for i in range(len(prepared))), prepared, strict=True):
             yield find_masks(logits, image, spec, asked.threshold)
@@ -87,7 +107,7 @@ def find(
         assert anchors is not None
         yield from _detect(outputs, prepared, spec, anchors, asked, num_threads)
     else:
-        read = find_box if spec.task == "localization" else find_classes
+        read = _READ[spec.task]
         for output, image in zip(outputs, prepared, strict=True):
             yield read(output, image, spec)
 
@@ -148,6 +168,43 @@ def find_classes(output: NDArray[np.float32], prepared: Prepared, spec: Manifest
     probabilities = _softmax(output) if spec.activation != "none" else output.astype(np.float32)
     best = int(probabilities.argmax())
     return Classes(probabilities, best, spec.labels[best], float(probabilities[best]))
+
+
+def find_picture(output: NDArray[np.float32], prepared: Prepared, spec: Manifest) -> Picture:
+    """Return the picture that a restorer's (3, h, w) float32 answer shows, without what was padding.
+
+    Samples are rounded to the nearest of 0 to 255.
+
+    Raises:
+        EngineError: A number is NaN.
+    """
+    return find_tiled_picture([(0, output)], prepared, spec)
+
+
+def find_tiled_picture(parts: Iterable[tuple[int, NDArray[np.float32]]], prepared: Prepared, spec: Manifest) -> Picture:
+    """Do the same with the answer of an image in tiles, of which the floats are never all in memory.
+
+    Args:
+        parts: What `tiling.blend` yields.
+        prepared: As in `find_picture`.
+        spec: The bundle's.
+    """
+    height, width = prepared.valid
+    picture = np.empty((height, width, 3), np.uint8)
+    for top, rows in parts:
+        bottom = min(height, top + rows.shape[1])
+        _refuse_nan(shown := rows[:, : max(0, bottom - top), :width])
+        for channel, (plane, mean, std) in enumerate(zip(shown, spec.mean, spec.std, strict=True)):
+            samples = plane * np.float32(255 * std) + np.float32(255 * mean)
+            picture[top:bottom, :, channel] = np.clip(np.rint(samples, out=samples), 0, 255, out=samples)
+    return Picture(picture)
+
+
+_READ: dict[str, Callable[[NDArray[np.float32], Prepared, Manifest], Found]] = {
+    "localization": find_box,
+    "classification": find_classes,
+    "restoration": find_picture,
+}
 
 
 def _detect(

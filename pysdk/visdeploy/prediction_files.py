@@ -1,5 +1,6 @@
 """The files that `visdeploy predict` leaves: overlays, one CSV, and one COCO JSON unless the model is a classifier.
 
+Of a restorer it leaves the restored pictures, and in the place of overlays, if asked for, each beside its image.
 An image goes by its file name in all of them; a second one of that name, from another folder, gets its number as well.
 """
 
@@ -12,48 +13,59 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Final, Self
 
 from visdeploy.errors import InputError
 from visdeploy.spec import Spec
-from visdeploy.types import Result
+from visdeploy.types import Picture, Result
 from visdeploy.whole_file import whole_file
 
-_TABLES = {
-    "segmentation": "kaggle.csv",
-    "detection": "boxes.csv",
-    "localization": "boxes.csv",
-    "classification": "classes.csv",
+_TABLES: Final[dict[str, tuple[str, ...]]] = {
+    "segmentation": ("coco.json", "kaggle.csv"),
+    "detection": ("coco.json", "boxes.csv"),
+    "localization": ("coco.json", "boxes.csv"),
+    "classification": ("classes.csv",),
+    "restoration": (),
 }
 
 
 class PredictionFiles:
     """Takes results one by one, and keeps none; the tables appear whole when `close` is called, or not at all.
 
+    Args:
+        folder: Where they are to be.
+        spec: The bundle's.
+        overlays: Whether `Result.plot` is written for each image; default, unless the model is a restorer.
+
     Attributes:
-        overlays: Pictures written so far.
+        overlays: Drawn pictures written so far.
+        pictures: What kinds of pictures there are, in words.
         tables: Names of the files that `close` writes.
     """
 
-    def __init__(self, folder: str | Path, spec: Spec, *, overlays: bool = True) -> None:
-        self.folder, self._draw = Path(folder), overlays
+    def __init__(self, folder: str | Path, spec: Spec, *, overlays: bool | None = None) -> None:
+        self.folder = Path(folder)
+        self._restores = spec.task == "restoration"
+        self._draw = not self._restores if overlays is None else overlays
+        drawn = "before and after" if self._restores else "overlays"
+        self.pictures = (*(["restored pictures"] if self._restores else []), *([drawn] if self._draw else []))
         self.overlays: list[Path] = []
         self._classes = {i: label for i, label in enumerate(spec.labels) if i != spec.background}
         self._names: set[str] = set()
-        self._overlay_names: set[str] = set()
+        self._picture_names: set[str] = set()
         self._found = 0
         self._task = spec.task
-        self.tables = (_TABLES[spec.task],) if spec.task == "classification" else ("coco.json", _TABLES[spec.task])
+        self.tables = _TABLES[spec.task]
         with self._writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._images, self._annotations, self._rows = (self._nameless() for _ in range(3))
-            self._rows.write(_line(self._heading()))
+            self._rows.write(_line(self._heading()) if self.tables else b"")
 
     def add(self, result: Result) -> Self:
-        """Record one answer and draw its overlay.
+        """Record one answer, write its restored picture, and draw its overlay.
 
         Raises:
-            InputError: The overlay cannot be written, or would lie among the images themselves.
+            InputError: A picture cannot be written, or would lie among the images themselves.
             VisdeployError: The result is a failed one; nothing is recorded.
         """
         image_id = result.index + 1
@@ -69,15 +81,14 @@ class PredictionFiles:
                 self._found += 1
                 _append(self._annotations, {"id": self._found, **annotation})
             self._rows.writelines(_line(row) for row in rows)
+        if self.pictures and source.is_file() and source.parent.samefile(self.folder):
+            kinds = " and ".join(self.pictures)
+            raise InputError(f"[predict] out: {kinds} in {self.folder} could replace images; choose another folder")
+        if result.restored is not None:
+            self._save(result.restored, Path(name).stem, image_id)
         if self._draw:
-            if source.is_file() and source.parent.samefile(self.folder):
-                raise InputError(
-                    f"[predict] out: overlays in {self.folder} could replace images; choose another folder"
-                )
-            file = _unlike(f"{Path(name).stem}.png", self._overlay_names, image_id)
-            result.plot().save(self.folder / file)
-            self._overlay_names.add(file)
-            self.overlays.append(self.folder / file)
+            stem = f"{Path(name).stem}{'-before-after' if self._restores else ''}"
+            self.overlays.append(self._save(result.plot(), stem, image_id))
         return self
 
     def close(self) -> None:
@@ -92,7 +103,15 @@ class PredictionFiles:
                 self._annotations,
                 f'], "categories": {categories}}}',
             )
-        self._write(_TABLES[self._task], self._rows)
+        for name in self.tables:
+            if name.endswith(".csv"):
+                self._write(name, self._rows)
+
+    def _save(self, picture: Picture, stem: str, image_id: int) -> Path:
+        file = _unlike(f"{stem}.png", self._picture_names, image_id)
+        picture.save(self.folder / file)
+        self._picture_names.add(file)
+        return self.folder / file
 
     @property
     def _single(self) -> bool:
@@ -112,6 +131,8 @@ class PredictionFiles:
             return [[name, score, *xyxy] for _, name, score, xyxy in result.boxes.rows()]
         if result.classes is not None:
             return [[result.classes.name, result.classes.score]]
+        if result.restored is not None:
+            return []
         if self._single:
             return [[result.to_kaggle()]]
         assert result.masks is not None

@@ -23,11 +23,11 @@ from visdeploy.errors import EngineError, InputError, VisdeployError
 from visdeploy.image import Color, ImageSource, decode, in_folder
 from visdeploy.lanes import in_order
 from visdeploy.mask import Array
-from visdeploy.postprocess import find, find_tiled_masks
+from visdeploy.postprocess import check_shape, find, find_tiled_masks, find_tiled_picture
 from visdeploy.preprocess import Prepared, prepare
 from visdeploy.sources import describe, in_batches, own, refuse_single
 from visdeploy.spec import Manifest
-from visdeploy.types import Boxes, Classes, Masks, Result, Timings
+from visdeploy.types import PARTS, Found, Result, Timings
 
 if TYPE_CHECKING:
     from visdeploy.benchmark import Measurement
@@ -301,11 +301,13 @@ class Predictor:
 
     def _tiled(self, result: Result, prepared: Prepared, asked: Asked, alone: bool) -> Result:
         start = time.perf_counter()
-        waited = 0.0
+        waited, restores = 0.0, self.spec.task == "restoration"
 
         def infer(window: NDArray[np.uint8]) -> NDArray[np.float32]:
             with self._inferred([window], alone=False, on_host=True) as logits:
                 planes: NDArray[np.float32] = logits[0]
+            if restores:
+                check_shape(logits.shape, self.spec, window.shape[:2])
             return planes
 
         def timed(answers: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -322,8 +324,12 @@ class Predictor:
             in_order(infer, windows, lanes, 2 * lanes) if alone else (infer(window) for window in windows)
         ) as answers:
             parts = tiling.blend(timed(answers), prepared.pixels.shape[:2], self.spec)
-            masks = find_tiled_masks(parts, prepared, self.spec, asked.threshold)
-        return _answered(result, masks, 1e3 * waited, 1e3 * (time.perf_counter() - start - waited))
+            found: Found
+            if restores:
+                found = find_tiled_picture(parts, prepared, self.spec)
+            else:
+                found = find_tiled_masks(parts, prepared, self.spec, asked.threshold)
+        return _answered(result, found, 1e3 * waited, 1e3 * (time.perf_counter() - start - waited))
 
     @contextmanager
     def _inferred(self, images: Sequence[NDArray[np.uint8]], alone: bool, *, on_host: bool = False) -> Iterator[Array]:
@@ -365,13 +371,10 @@ class _Item:
         return () if self.prepared is None else self.prepared.pixels.shape
 
 
-def _answered(result: Result, found: Masks | Boxes | Classes, infer_ms: float, postprocess_ms: float) -> Result:
+def _answered(result: Result, found: Found, infer_ms: float, postprocess_ms: float) -> Result:
     timings = replace(result.timings, infer_ms=infer_ms, postprocess_ms=postprocess_ms)
-    if isinstance(found, Masks):
-        return replace(result, masks=found, timings=timings)
-    if isinstance(found, Boxes):
-        return replace(result, boxes=found, timings=timings)
-    return replace(result, classes=found, timings=timings)
+    part: dict[str, Any] = {PARTS[type(found)]: found}
+    return replace(result, timings=timings, **part)
 
 
 def _failed(result: Result, error: Exception, kind: type[VisdeployError]) -> Result:

@@ -7,8 +7,12 @@ import cv2
 import numpy as np
 
 from visdeploy import ops
+from visdeploy.errors import InputError
 from visdeploy.mask import Array
 from visdeploy.spec import Spec
+
+MAX_ENLARGED = 1 << 30
+"""Pixels of the largest enlarged image: 3 GiB of RGB."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Prepared:
         pixels: (h, w, 3) uint8 RGB, NumPy's, or on the device of an image that lies on one; of the whole image where
             `tiling.windows` cuts what the network sees.
         valid: Height and width of the top-left part that is image; the rest is padding.
-        source_size: Height and width of the image before resizing.
+        source_size: Height and width of the image before it was enlarged or resized.
     """
 
     pixels: Array
@@ -28,15 +32,20 @@ class Prepared:
 
 
 def prepare(image: Array, spec: Spec) -> Prepared:
-    """Resize and pad a decoded (H, W, 3) uint8 RGB image as the spec says.
+    """Enlarge, resize and pad a decoded (H, W, 3) uint8 RGB image as the spec says.
 
     One that lies on a CUDA device stays there, and becomes the same to the last bit; only bilinear samples, which
     OpenCV rounds its own way, may differ by `tolerance.LETTERBOX_LEVELS`.
+
+    Raises:
+        InputError: The image would be enlarged, and lies on a CUDA device or would be too large.
     """
     source = image.shape[0], image.shape[1]
     valid, padded = extent(source, spec)
     interpolation = _interpolation(source, valid, spec)
-    if isinstance(image, np.ndarray) and resampled_by_opencv(source, spec):
+    if spec.enlarge > 1:
+        image = enlarge(image, spec.enlarge)
+    elif isinstance(image, np.ndarray) and resampled_by_opencv(source, spec):
         # Models trained elsewhere have seen OpenCV's rounding.
         image = np.asarray(cv2.resize(image, valid[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
     if tuple(image.shape[:2]) == padded:
@@ -45,14 +54,34 @@ def prepare(image: Array, spec: Spec) -> Prepared:
     return Prepared(pixels, valid, source)
 
 
+def enlarge(image: Array, times: int) -> Array:
+    """Return a uint8 (H, W, 3) image as (H * times, W * times, 3), bicubically; itself where `times` is 1.
+
+    Raises:
+        InputError: The image lies on a CUDA device, or would have more than `MAX_ENLARGED` pixels.
+    """
+    if times == 1:
+        return image
+    height, width = (side * times for side in image.shape[:2])
+    if not isinstance(image, np.ndarray):
+        raise InputError("[prepare] image: expected an array of the host, as images are enlarged there; copy it first")
+    if height * width > MAX_ENLARGED:
+        raise InputError(
+            f"[prepare] image: expected at most {MAX_ENLARGED} pixels once it is {times} times as large, "
+            f"got {width} x {height}; restore it in parts"
+        )
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
 def resampled_by_opencv(source: tuple[int, int], spec: Spec) -> bool:
     """Whether `prepare` leaves an image of this height and width to OpenCV, and not to `ops.letterbox`."""
     valid, _ = extent(source, spec)
-    return valid != source and _interpolation(source, valid, spec) == "bilinear"
+    return spec.enlarge > 1 or (valid != source and _interpolation(source, valid, spec) == "bilinear")
 
 
 def extent(source: tuple[int, int], spec: Spec) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the height and width that an image is resized to, and those after padding."""
+    """Return the height and width that an image is enlarged or resized to, and those after padding."""
+    source = source[0] * spec.enlarge, source[1] * spec.enlarge
     if spec.resize == "stretch":
         return spec.size, spec.size
     if spec.resize == "letterbox":

@@ -22,8 +22,9 @@ class Row:
         dice: The lowest Dice of the masks against the expected ones; None where the stage makes none.
         ok: Whether the error is within the limit.
         changed: Of all images together, the pixels whose class changed, the boxes of either side without a counterpart,
-            or the images of another class; None where the stage does not answer the task.
-        total: Pixels, boxes of both sides, or images, all together; likewise.
+            the images of another class, or the samples of pictures that differ; None where the stage does not answer
+            the task.
+        total: Pixels, boxes of both sides, images, or samples, all together; likewise.
         worst: The image with the largest error; empty where there is none.
         file: The exported file that the engine ran, if it was not the bundle.
     """

@@ -21,8 +21,9 @@ _PIPE_WIDTH = 100_000
 _USES = 4
 # What says nothing of other tasks.
 _FIELDS_OF = {
-    "segmentation": ("ignore_index", "tile_overlap"),
-    "detection": ("box_weights", "iou_threshold", "top_k", "max_det", "nms"),
+    "segmentation": {"ignore_index", "tile_overlap", "min_area", "fill_holes", "threshold"},
+    "detection": {"box_weights", "iou_threshold", "top_k", "max_det", "nms", "threshold"},
+    "restoration": {"tile_overlap", "enlarge"},
 }
 _COLORS = {"same": "green", "empty": "yellow", "DRIFTED": "bold red"}
 _MARKS = ("p50", "p95", "p99")
@@ -120,7 +121,7 @@ def of_manifest(path: str, manifest: Manifest) -> Group:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     shown_below = {"files", "palette", "labels", "variants"}
-    foreign = {name for task, names in _FIELDS_OF.items() if task != manifest.task for name in names}
+    foreign = set().union(*_FIELDS_OF.values()) - _FIELDS_OF.get(manifest.task, set())
     for name, value in manifest.model_dump(mode="json", exclude=shown_below | foreign).items():
         if value not in (None, {}, []):
             if name == "metrics":

@@ -28,7 +28,13 @@ from visdeploy.verify import open_engines, verify
 
 SINGLE = "single calls"
 _ROUNDS = 5
-_COUNTED = {"segmentation": "px", "detection": "boxes", "localization": "boxes", "classification": "images"}
+_COUNTED = {
+    "segmentation": "px",
+    "detection": "boxes",
+    "localization": "boxes",
+    "classification": "images",
+    "restoration": "samples",
+}
 _MAX_CLIENTS = 1024
 _MAX_BATCH = 1024
 Clock = Callable[[], float]
@@ -68,9 +74,9 @@ class Entry:
         stages: Median milliseconds of each stage of a single call.
         rates: Images a second of each way to use it, one per round: single calls, streams of each batch size,
             concurrent clients.
-        changed: Pixels, boxes or images among the golden answers that changed, see `report.Row`.
+        changed: Pixels, boxes, images or samples among the golden answers that changed, see `report.Row`.
         total: Of so many.
-        counted: What these count: "px", "boxes" or "images".
+        counted: What these count: "px", "boxes", "images" or "samples".
         dice: The lowest Dice of a golden image; None where there are no masks.
         metric: Name of the figure that the precision was accepted for at export, or validation gave fp32.
         accuracy: That figure; None where nothing was measured.

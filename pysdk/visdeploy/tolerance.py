@@ -19,12 +19,16 @@ FOUND_SCORES: Final = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 3e-1}
 FOUND_SHARE: Final = {"fp32": 0.0, "fp16": 2e-2, "bf16": 5e-2, "int8": 1.5e-1}
 # How far the IoU of two boxes may move with their corners, which is where NMS may decide otherwise.
 NMS_OVERLAP: Final = 2e-3
-# By task and precision: the share of pixels or boxes that may differ, or a classifier's probability.
+# A restored sample is the same within so many of its 256 levels. Then, the share of samples that may be further off.
+RESTORED_LEVELS: Final = {"fp32": 1, "fp16": 2, "bf16": 4, "int8": 8}
+RESTORED_SHARE: Final = {"fp32": 0.0, "fp16": 1e-2, "bf16": 2e-2, "int8": 5e-2}
+# By task and precision: the share of pixels, boxes or samples that may differ, or a classifier's probability.
 ANSWERS: Final = {
     "segmentation": MASK_PIXELS,
     "detection": FOUND_SHARE,
     "localization": FOUND_SHARE,
     "classification": FOUND_SCORES,
+    "restoration": RESTORED_SHARE,
 }
 
 # JPEG decoders may round a sample differently, and spread colour their own way; a swapped channel is far outside.
@@ -35,7 +39,13 @@ RESIZE_LEVELS: Final = 2.0
 LETTERBOX_LEVELS: Final = 1
 # Likewise from one set of logits to masks: only values at the threshold may fall either way.
 POSTPROCESS_PIXELS: Final = 1e-4
-POSTPROCESS: Final = {"segmentation": POSTPROCESS_PIXELS, "detection": 0.0, "localization": 0.0, "classification": 1e-6}
+POSTPROCESS: Final = {
+    "segmentation": POSTPROCESS_PIXELS,
+    "detection": 0.0,
+    "localization": 0.0,
+    "classification": 1e-6,
+    "restoration": 0.0,
+}
 
 # Bilinear upsampling in float32, relative to max |logit|: only pixels this close to the threshold may differ.
 UPSAMPLE: Final = 1e-5

@@ -35,9 +35,10 @@ def export_torchscript(bundle: Bundle, path: str | Path, *, progress: Callable[[
     `predict` takes one uint8 (H, W, 3) RGB image of any size, resizes and pads it as the spec says, and answers in
     pixels of that image: for detection and localization (boxes (K, 4) float32, scores (K,), labels (K,) int64); for
     segmentation (labels (K,) int64, bytes, offsets), where mask i, of label i, has the compressed counts of COCO's RLE
-    in bytes[offsets[i]:offsets[i + 1]]; for classification (C,) probabilities. It answers as `load(path)(image)` does
-    with the torchscript engine, but where an image is enlarged, or shrunk without antialiasing, by bilinear samples:
-    these are OpenCV's in Python, and up to `tolerance.LETTERBOX_LEVELS` away here.
+    in bytes[offsets[i]:offsets[i + 1]]; for classification (C,) probabilities; for restoration the (H * e, W * e, 3)
+    uint8 RGB picture, where the spec's `enlarge` is e. It answers as `load(path)(image)` does with the torchscript
+    engine, but where an image is enlarged, or shrunk without antialiasing, by bilinear or bicubic samples: these are
+    OpenCV's in Python, and up to `tolerance.LETTERBOX_LEVELS` away here.
 
     The attributes `task`, `labels` (names by index) and `size` (h, w) say what it is.
 
@@ -94,11 +95,16 @@ class _Whole(nn.Module):
         self.interpolation: str = spec.interpolation
         self.antialias = spec.antialias and spec.interpolation == "bilinear"
         self.pad_value = spec.pad_value
+        self.enlarge = spec.enlarge
 
     def prepare(self, image: Tensor) -> tuple[Tensor, list[int]]:
         """Return (1, h, w, 3) as the network sees it, and height and width of what is image in it."""
         if image.dim() != 3:
             raise RuntimeError(f"[predict] image: expected uint8 (H, W, 3), got {image.dim()} dimensions")
+        if self.enlarge > 1:
+            planes = image.permute(2, 0, 1).unsqueeze(0).float()
+            cubic = nn.functional.interpolate(planes, scale_factor=float(self.enlarge), mode="bicubic")
+            image = cubic[0].round().clamp(0, 255).byte().permute(1, 2, 0).contiguous()
         height, width = image.shape[0], image.shape[1]
         valid, padded = self.size, self.size
         if self.native:
@@ -238,9 +244,24 @@ class _Segmenter(_Raw):
         return kept.nonzero().squeeze(1), text, torch.cat([torch.zeros(1, dtype=torch.int64), ends])
 
 
+class _Restorer(_Raw):
+    def __init__(self, net: nn.Module, spec: Manifest) -> None:
+        super().__init__(net, spec)
+        self.mean, self.std = ([255 * value for value in channels] for channels in (spec.mean, spec.std))
+
+    @torch.jit.export
+    def predict(self, image: Tensor) -> Tensor:
+        pixels, valid = self.prepare(image)
+        answer = _without_nan(self.forward(pixels))[0, :, : valid[0], : valid[1]]
+        std, mean = (torch.tensor(self.std).view(3, 1, 1), torch.tensor(self.mean).view(3, 1, 1))
+        samples = (answer * std + mean).round().clamp(0, 255)
+        return samples.byte().permute(1, 2, 0).contiguous()
+
+
 _TASKS: dict[str, type[_Whole]] = {
     "detection": _Detector,
     "localization": _Localizer,
     "classification": _Classifier,
     "segmentation": _Segmenter,
+    "restoration": _Restorer,
 }

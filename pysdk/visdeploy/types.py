@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -130,7 +130,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn image.
+    """An image that was drawn, or restored.
 
     Attributes:
         array: (H, W, 3) uint8 RGB.
@@ -138,11 +138,22 @@ class Picture:
 
     array: NDArray[np.uint8]
 
+    def __repr__(self) -> str:
+        height, width = self.array.shape[:2]
+        return f"Picture({width} x {height})"
+
     def save(self, path: str | Path) -> None:
         """Write it as PNG, JPEG or WebP, by the extension."""
         from visdeploy import image
 
         image.write(path, self.array)
+
+
+Found: TypeAlias = Masks | Boxes | Classes | Picture
+"""What models answer for an image; each task's is one of these."""
+
+PARTS: Final[dict[type[Found], str]] = {Masks: "masks", Boxes: "boxes", Classes: "classes", Picture: "restored"}
+"""The attribute of a `Result` that holds each."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +169,7 @@ class Result:
         masks: What a segmenter found; None for a detector.
         boxes: What a detector found, or the one box of a localizer; None for others.
         classes: What a classifier says; None for others.
+        restored: What a restorer made of the image, (H * e, W * e, 3) where its spec says `enlarge` e; None for others.
         timings: Milliseconds per stage.
         error: What went wrong with this item of a stream; everything else is then empty.
     """
@@ -170,14 +182,20 @@ class Result:
     masks: Masks | None = None
     boxes: Boxes | None = None
     classes: Classes | None = None
+    restored: Picture | None = None
     timings: Timings = field(default_factory=Timings)
     error: VisdeployError | None = None
     image: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     def plot(self, opacity: float = 0.45) -> Picture:
-        """Draw what was found over the image: masks of that opacity, boxes with names and scores, or the class."""
-        found, pixels = self._found(), self.image
+        """Draw what was found over the image: masks of that opacity, boxes with names and scores, or the class.
+
+        A restored picture is drawn at the right of the image that it was made of.
+        """
+        found, pixels = self.found, self.image
         assert pixels is not None
+        if isinstance(found, Picture):
+            return Picture(drawing.draw_beside(pixels, found.array))
         if isinstance(found, Masks):
             dense = [mask.decode(rle, order="C") for rle in found.rle]
             named = [(self.labels[label], self.palette[label]) for label in found.labels]
@@ -190,11 +208,11 @@ class Result:
         return Picture(drawing.draw_boxes(pixels, found.xyxy, texts, [self.palette[label] for label in found.labels]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but pixels as plain Python values; `counts` are str."""
+        """Return everything but pixels as plain Python values; `counts` are str, and of a picture there is the size."""
         document: dict[str, Any] = {"source": self.source, "index": self.index, "size": list(self.size)}
         if self.error is not None:
             return document | {"error": str(self.error)}
-        found = self._found()
+        found = self.found
         if isinstance(found, Masks):
             document["masks"] = [
                 {"label": int(label), "name": self.labels[label], "rle": _as_text(rle), "area": int(mask.area(rle))}
@@ -205,6 +223,8 @@ class Result:
                 {"label": label, "name": name, "score": score, "xyxy": xyxy}
                 for label, name, score, xyxy in found.rows()
             ]
+        elif isinstance(found, Picture):
+            document["restored"] = {"size": list(found.array.shape[:2])}
         else:
             document["classes"] = {
                 "label": found.label,
@@ -226,9 +246,9 @@ class Result:
         `category_id` is the class index.
 
         Raises:
-            InputError: The model is a classifier; COCO annotates objects.
+            InputError: The model is a classifier or a restorer; COCO annotates objects.
         """
-        found = self._found()
+        found = self._found_for("to_coco")
         if isinstance(found, Masks):
             return [
                 {
@@ -265,7 +285,7 @@ class Result:
         Raises:
             InputError: There is no such class, or it is the background, which has no mask; or the model finds no masks.
         """
-        masks = self._found()
+        masks = self._found_for("to_kaggle")
         if not isinstance(masks, Masks):
             raise InputError("[to_kaggle] expected masks, got boxes or a class; use to_coco() or to_json()")
         classes = [index for index in range(len(self.labels)) if index != masks.background]
@@ -282,12 +302,15 @@ class Result:
         """Return `supervision.Detections`, of a classifier `Classifications`; needs the supervision package.
 
         Masks come one per class found; boxes with `confidence`, and their names as `data["class_name"]`.
+
+        Raises:
+            InputError: The model is a restorer.
         """
+        found = self._found_for("to_supervision")
         try:
             import supervision
         except ImportError as error:
             raise MissingDependencyError("supervision is not installed: pip install supervision") from error
-        found = self._found()
         if isinstance(found, Classes):
             every = np.arange(len(found.probabilities))
             return supervision.Classifications(class_id=every, confidence=found.probabilities)
@@ -299,11 +322,22 @@ class Result:
         boxes[:, 2:] += boxes[:, :2]
         return supervision.Detections(xyxy=boxes, mask=dense, class_id=found.labels)
 
-    def _found(self) -> Masks | Boxes | Classes:
+    @property
+    def found(self) -> Found:
+        """Whichever of masks, boxes, classes and restored the model answers; raises `error` where there is one."""
         if self.error is not None:
             raise self.error
-        found = next((answer for answer in (self.masks, self.boxes, self.classes) if answer is not None), None)
-        assert found is not None
+        answers = (getattr(self, name) for name in PARTS.values())
+        # No boxes are an answer too, and are falsy.
+        found: Found = next(answer for answer in answers if answer is not None)
+        return found
+
+    def _found_for(self, caller: str) -> Masks | Boxes | Classes:
+        found = self.found
+        if isinstance(found, Picture):
+            raise InputError(
+                f"[{caller}] expected masks, boxes or a class, got a restored picture; use restored.save()"
+            )
         return found
 
 

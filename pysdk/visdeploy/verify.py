@@ -47,6 +47,7 @@ _UNITS = {
     "detection": "of the boxes",
     "localization": "of the boxes",
     "classification": "of a probability",
+    "restoration": "of the samples",
 }
 
 
@@ -274,8 +275,8 @@ class _OwnImages:
                 not_run.append(NotRun(result.source, str(result.error)))
                 continue
             masks = result.masks and replace(result.masks, logits=np.zeros((0, 0, 0), np.float32))
-            # There may be thousands: what is kept of a mask is its run lengths.
-            self.expected[result.index] = replace(result, masks=masks, image=None)
+            # There may be thousands: what is kept of a mask is its run lengths, and pictures are restored again.
+            self.expected[result.index] = replace(result, masks=masks, restored=None, image=None)
         if not self.expected:
             raise InputError(f"[verify] images: none of the {len(images)} could be predicted: {not_run[-1].why}")
 
@@ -286,10 +287,14 @@ class _OwnImages:
             return []
         results = predictor.stream([self._images[index] for index in self.expected])
         expected = (
-            Expected(result.source, result.size, answers.of_result(result), partial(self._candidates, index))
+            Expected(result.source, result.size, self._answer(index), partial(self._candidates, index))
             for index, result in self.expected.items()
         )
         return [_compared_row("own images", results, expected, predictor.spec, ran)]
+
+    def _answer(self, index: int) -> Answer:
+        restores = self._predictor.spec.task == "restoration"
+        return answers.of_result(self._predictor(self._images[index]) if restores else self.expected[index])
 
     def _candidates(self, index: int) -> Answer:
         spec, infer = self._predictor.spec, self._predictor.engine.infer

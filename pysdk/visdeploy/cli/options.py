@@ -27,18 +27,46 @@ Precisions = Annotated[
 Threads = Annotated[int | None, typer.Option(help="Threads per inference; default, the container's CPU quota.")]
 Data = Annotated[Path, typer.Option(help="Folder of images with masks or boxes, or the JSON, YAML or CSV in it.")]
 Format = Annotated[
-    str, typer.Option(help="Its format: auto, folder, camvid or carvana (masks), voc, coco, yolo or boxes_csv (boxes).")
+    str,
+    typer.Option(
+        help="Its format: auto, folder, camvid or carvana (masks), voc or coco (masks or boxes), yolo or boxes_csv "
+        "(boxes), photos (to restore)."
+    ),
 ]
 Masks = Annotated[str | None, typer.Option(help="Name of the mask folder, where it is not 'masks'.")]
+Degradation = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--degrade",
+        metavar="HOW",
+        help="Restoration: what makes bad pictures of photographs: scale=2, holes, text, gray or jpeg=20,70 (the "
+        "lowest and highest quality); may be repeated.",
+    ),
+]
+Clean = Annotated[
+    str | None, typer.Option(help="Restoration from pairs: name of the folder of clean pictures beside images/.")
+]
 _MAX_NOTES = 10
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
-def open_data(path: Path, format: str, masks: str | None = None, task: str | None = None) -> "Dataset":
-    """Read a data set, and say what was left out of it by rule; `masks` is None for the folder of the usual name."""
+def open_data(
+    path: Path,
+    format: str,
+    masks: str | None = None,
+    task: str | None = None,
+    *,
+    degrade: Sequence[str] | None = None,
+    clean: str | None = None,
+) -> "Dataset":
+    """Read a data set, and say what was left out of it by rule; None stands for what was not said."""
     from visdeploy import data
 
-    dataset = data.open(path, format=format, task=task, **({} if masks is None else {"masks": masks}))
+    if (degrade or clean) and task not in (None, "restoration"):
+        raise InputError(f"{'--degrade' if degrade else '--clean'} goes with the task restoration, got {task}")
+    options = {"masks": masks, "degrade": data.Degrade.parse(degrade) if degrade else None, "clean": clean}
+    given = {name: value for name, value in options.items() if value is not None}
+    dataset = data.open(path, format=format, task=task, **given)
     note_some(dataset.notes)
     return dataset
 

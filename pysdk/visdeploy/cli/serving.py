@@ -32,7 +32,9 @@ from visdeploy.errors import CheckFailedError, InputError
 def predict(
     bundle: BundlePath,
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    out: Annotated[Path, typer.Option(help="Folder for overlays, coco.json and a CSV.")] = Path("predictions"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for overlays, coco.json and a CSV; or for restored pictures.")
+    ] = Path("predictions"),
     engine: Engine = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
@@ -44,10 +46,19 @@ def predict(
     classes: Annotated[
         str | None, typer.Option(help="Names or indices of the classes to look for, with commas; a detector's.")
     ] = None,
-    overlays: Annotated[bool, typer.Option(help="Draw what was found over the images.")] = True,
+    overlays: Annotated[
+        bool | None,
+        typer.Option(
+            "--overlays/--no-overlays",
+            help="Draw what was found over the images, the default; of restored pictures, before and after.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict images and write overlays, COCO JSON and a CSV: of Kaggle's masks, of boxes, or of classes."""
+    """Predict images and write overlays, COCO JSON and a CSV: of Kaggle's masks, of boxes, or of classes.
+
+    A model that restores leaves each picture as NAME.png.
+    """
     from visdeploy.prediction_files import PredictionFiles
     from visdeploy.predictor import load
 
@@ -85,7 +96,7 @@ def predict(
             above = f" above {spec.threshold if conf is None else conf:g}; --conf lowers it" if not counts else ""
             found = f", {counts.total()} boxes{above}"
         each = f" ({', '.join(f'{count} {name}' for name, count in counts.most_common(10))})" if counts else ""
-        left = ", ".join([*files.tables, *(["overlays"] if overlays else [])])
+        left = ", ".join([*files.tables, *files.pictures])
         print(f"{len(paths) - failed} of {len(paths)} images{found}{each} -> {out}/ ({left})")
     if failed:
         raise InputError(f"[predict] {failed} of {len(paths)} images could not be predicted")

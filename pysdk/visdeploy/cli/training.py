@@ -10,7 +10,9 @@ from visdeploy.cli.app import app
 from visdeploy.cli.options import (
     AsJson,
     BundlePath,
+    Clean,
     Data,
+    Degradation,
     Engine,
     Format,
     Masks,
@@ -49,7 +51,7 @@ def train(
     context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    task: Annotated[str, typer.Option(help="segmentation, detection, localization or classification.")] = TASKS[0],
+    task: Annotated[str, typer.Option(help=", ".join(TASKS))] = TASKS[0],
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -59,6 +61,8 @@ def train(
     ] = None,
     format: Format = "auto",
     masks: Masks = None,
+    degrade: Degradation = None,
+    clean: Clean = None,
     arch: Annotated[
         str, typer.Option(help="A model of visdeploy.models.list(); default, by the task: unet, ssd, localizer, ...")
     ] = "",
@@ -101,16 +105,27 @@ def train(
     box_loss: Annotated[str, typer.Option(help="A detector's: smooth_l1 or l1.")] = "smooth_l1",
     class_loss: Annotated[str, typer.Option(help="A detector's: mining or focal.")] = "mining",
     label_weight: Annotated[float, typer.Option(help="Localization: weight of the class beside the box.")] = 20.0,
+    feature_loss: Annotated[
+        float, typer.Option(help="Restoration: weight of the difference in features of the encoder's --weights.")
+    ] = 0.0,
+    gram_loss: Annotated[float, typer.Option(help="Restoration: weight of that of their Gram matrices.")] = 0.0,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
     upside_down: Annotated[
         bool, typer.Option("--upside-down", help="Mirror top to bottom too, where there is no up; not in segmentation.")
     ] = False,
     rotate: Annotated[
-        float | None, typer.Option(help="Largest rotation in degrees; default, 5 in segmentation, else 0.")
+        float | None,
+        typer.Option(help="Largest rotation in degrees; default, 5 in segmentation, else 0; not in restoration."),
     ] = None,
-    scale: Annotated[str, typer.Option(help="Range of the zoom.")] = "0.8,1.4",
-    lighting: Annotated[float, typer.Option(help="Range of brightness and contrast.")] = 0.2,
-    resize: Annotated[str, typer.Option(help="stretch or letterbox.")] = "stretch",
+    scale: Annotated[str, typer.Option(help="Range of the zoom; not in restoration.")] = "0.8,1.4",
+    lighting: Annotated[float, typer.Option(help="Range of brightness and contrast; not in restoration.")] = 0.2,
+    resize: Annotated[
+        str,
+        typer.Option(
+            help="stretch or letterbox; tile or native for random crops at the image's own scale, the default in "
+            "restoration."
+        ),
+    ] = "stretch",
     precision: Annotated[str, typer.Option(help="auto (timed at the start), fp32, bf16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Makes two runs on one machine the same.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
@@ -144,12 +159,14 @@ def train(
         "box_loss": choice("box-loss", box_loss, ("smooth_l1", "l1")),
         "class_loss": choice("class-loss", class_loss, ("mining", "focal")),
         "label_weight": label_weight,
+        "feature_loss": feature_loss,
+        "gram_loss": gram_loss,
         "flip": flip,
         "upside_down": upside_down,
         "rotate": rotate,
         "scale": number_range("scale", scale),
         "lighting": lighting,
-        "resize": choice("resize", resize, ("stretch", "letterbox")),
+        "resize": choice("resize", resize, ("stretch", "letterbox", "tile", "native")),
         "precision": choice("precision", precision, ("auto", "fp32", "bf16")),
         "seed": seed,
     }
@@ -160,7 +177,7 @@ def train(
     from visdeploy.train import TrainOptions, fit, recipes
 
     chosen = TrainOptions(out=out, **said) if recipe is None else recipes.options(recipe, out=out, **said)
-    dataset = open_data(data, format, masks, task)
+    dataset = open_data(data, format, masks, task, degrade=degrade, clean=clean)
     classes = len(dataset.labels) - (task == "detection")  # whose background is none
     note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {classes} classes")
     result = fit(dataset, chosen, resume=resume)
@@ -185,29 +202,35 @@ def val(
     task: Annotated[str | None, typer.Option(help="Refuse a bundle of another task.")] = None,
     format: Format = "auto",
     masks: Masks = None,
+    degrade: Degradation = None,
+    clean: Clean = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
     conf: Annotated[
         float | None, typer.Option(help="Score above which boxes count in precision, recall and confusion.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for val.json, and plots of boxes and classes.")] = None,
-    minimum: Annotated[float | None, typer.Option("--min", help="Exit 1 if the first figure is lower.")] = None,
+    minimum: Annotated[
+        float | None,
+        typer.Option("--min", help="Exit 1 if the figure that stands for the others is lower; of restoration, dB."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle on the held-out images of a folder, at their own size."""
     from visdeploy import evaluation_report
     from visdeploy.evaluate import Detections, check_labels, measure
-    from visdeploy.metrics import headline
+    from visdeploy.metrics import MAX_PSNR, headline
     from visdeploy.predictor import load
     from visdeploy.tables import console
 
-    if minimum is not None and not 0 <= minimum <= 1:
-        raise InputError(f"--min: expected a share from 0 to 1, got {minimum:g}")
     with load(bundle, engine=engine, precision=precision) as predictor:
         spec = predictor.spec
         if task is not None and task != spec.task:
             raise InputError(f"--task: {bundle} is for {spec.task}, not {task}")
-        dataset = open_data(data, format, masks, spec.task)
+        most, kind = (MAX_PSNR, "dB") if spec.task == "restoration" else (1, "a share")
+        if minimum is not None and not 0 <= minimum <= most:
+            raise InputError(f"--min: expected {kind} from 0 to {most:g}, got {minimum:g}")
+        dataset = open_data(data, format, masks, spec.task, degrade=degrade, clean=clean)
         note_some(dataset.problems)  # of which the figures then know nothing
         check_labels(dataset.labels, spec, "val")
         note_engine(predictor.engine)

@@ -72,6 +72,25 @@ class Augment:
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """Mirror, and change no sample; draws from torch's global generator.
+
+    Attributes:
+        flip: Left to right, half of the time.
+        upside_down: Top to bottom, half of the time.
+    """
+
+    flip: bool = True
+    upside_down: bool = False
+
+    def __call__(self, *pictures: Tensor) -> tuple[Tensor, ...]:
+        """Return all (..., H, W) tensors mirrored alike."""
+        chosen = torch.rand(2) < 0.5
+        axes = [axis for axis, wanted in ((-1, self.flip), (-2, self.upside_down)) if wanted and chosen[axis]]
+        return tuple(picture.flip(axes) for picture in pictures)
+
+
+@dataclass(frozen=True)
 class AugmentBoxes:
     """Crop or zoom out, mirror, turn and relight; draws from torch's global generator.
 

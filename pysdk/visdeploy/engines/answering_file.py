@@ -20,7 +20,7 @@ from visdeploy.ops import Detections
 from visdeploy.postprocess import boxes_at_source, find
 from visdeploy.preprocess import prepare, resampled_by_opencv
 from visdeploy.spec import Manifest
-from visdeploy.types import Boxes, Classes, Masks, Result
+from visdeploy.types import PARTS, Boxes, Classes, Found, Masks, Picture, Result
 
 OUTPUTS = ("boxes", "scores", "labels", "counts")
 """What a detector's graph answers: see `torch.ops.visdeploy.detect`."""
@@ -29,9 +29,6 @@ _LONGEST_SOURCE = 1 << 24
 
 Pixels = NDArray[np.uint8]
 Run = Callable[[Pixels], Sequence[NDArray[Any]]]
-Found = Masks | Boxes | Classes
-
-_PARTS = {Masks: "masks", Boxes: "boxes", Classes: "classes"}
 
 
 class AnsweringFile:
@@ -68,7 +65,7 @@ class AnsweringFile:
             except Exception as error:  # engines share no base class, and a file may answer anything
                 yield replace(result, error=EngineError(f"{self.name}: inference failed ({reason(error)})"))
             else:
-                part: dict[str, Any] = {_PARTS[type(found)]: found}
+                part: dict[str, Any] = {PARTS[type(found)]: found}
                 yield replace(result, size=pixels.shape[:2], **part)
 
     def __enter__(self) -> Self:
@@ -167,6 +164,8 @@ def _predicted(answer: Any, size: tuple[int, int], spec: Manifest) -> Found:
         probabilities = answer.numpy()
         best = int(probabilities.argmax())
         return Classes(probabilities, best, spec.labels[best], float(probabilities[best]))
+    if spec.task == "restoration":
+        return Picture(answer.numpy())
     parts = [part.numpy() for part in answer]
     if spec.task == "segmentation":
         labels, text, offsets = parts

@@ -65,7 +65,7 @@ class DetectionTask(Task):
         """Begin with no boxes."""
         self.precision = AveragePrecision(len(self.spec.labels))
 
-    def measure(self, answer: Tensor, target: Tensor) -> None:
+    def measure(self, answer: Tensor, target: Tensor, images: Tensor) -> None:
         """Find the boxes of one batch as the served model does."""
         host = answer.numpy(force=True)
         found = ops.detect(

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,13 @@ from visdeploy.data import Dataset, Item, check_or_raise
 from visdeploy.errors import InputError
 from visdeploy.spec import Spec
 from visdeploy.train import checkpoint
+from visdeploy.train.crops import OWN_SCALE, large_enough
 from visdeploy.train.detection import DetectionTask
 from visdeploy.train.journal import Journal
 from visdeploy.train.loader import Examples, loaders
 from visdeploy.train.localization import ClassificationTask, LocalizationTask
 from visdeploy.train.options import TrainOptions
+from visdeploy.train.restoration import RestorationTask
 from visdeploy.train.segmentation import SegmentationTask
 from visdeploy.train.task import Task
 from visdeploy.whole_file import whole_file
@@ -39,6 +41,7 @@ TASKS: dict[str, type[Task]] = {
     "detection": DetectionTask,
     "localization": LocalizationTask,
     "classification": ClassificationTask,
+    "restoration": RestorationTask,
 }
 
 
@@ -81,6 +84,8 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
     net = models.create(**architecture, weights=options.weights)
     _check_freezing(options, net)
     specs = [_spec(dataset, options, architecture, net, size) for size in options.sizes]
+    if options.resize in OWN_SCALE:
+        dataset = _large_enough(dataset, specs)
     if min(options.batch, len(dataset.train)) == 1:
         _check_alone(dataset, options, net)
     _claim(options, resume)
@@ -95,14 +100,25 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
     return TrainResult(path, figures, time.perf_counter() - start)
 
 
+def _large_enough(dataset: Dataset, specs: Sequence[Spec]) -> Dataset:
+    notes = len(dataset.notes)
+    for spec in specs:
+        dataset = large_enough(dataset, spec)
+    for note in dataset.notes[notes:]:
+        print(f"  {note}", flush=True)
+    return dataset
+
+
 def _claim(options: TrainOptions, resume: bool) -> None:
     record = options.out / "options.json"
-    now = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    now = _plain(dataclasses.asdict(options))
     if record.is_file():
         before = json.loads(record.read_text())
         if not resume:
             raise InputError(f"[train] out: {options.out} already holds a run; pass --resume, or another folder")
-        changed = [name for name in now if name != "out" and before.get(name) != now[name]]
+        # An earlier version knew fewer options, and did what their defaults do.
+        before = _plain({option.name: option.default for option in dataclasses.fields(options)}) | before
+        changed = [name for name in now if name != "out" and before[name] != now[name]]
         if changed:
             said = "; ".join(f"{name} was {before.get(name)}, now {now[name]}" for name in changed)
             raise InputError(f"[train] resume: the run in {options.out} was started with other options: {said}")
@@ -122,6 +138,11 @@ def _check_freezing(options: TrainOptions, net: nn.Module) -> None:
     asked = [name for name in ("freeze_epochs", "freeze_to", "freeze_bn") if getattr(options, name)]
     if asked and not hasattr(net, "encoder"):
         raise InputError(f"[train] {asked[0]}: expected none, because {options.arch} has no encoder")
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    return values
 
 
 def _check_alone(dataset: Dataset, options: TrainOptions, net: nn.Module) -> None:
@@ -168,8 +189,7 @@ def _run_stage(dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, 
     summary = folder / "best.json"
     if not summary.is_file():
         task = TASKS[options.task](net, spec, options, stage)
-        train = task.examples(dataset.train, spec, task.augmentation(options), options.seed + stage)
-        val = task.examples(dataset.val, spec)
+        train, val = task.sets(dataset, options.seed + stage)
         task.prepare(train)
         _train(task, train, val, folder, stage)
     best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]

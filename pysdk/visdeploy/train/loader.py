@@ -24,15 +24,15 @@ Augmentation = Callable[..., tuple[Tensor, ...]]
 class Examples(TorchDataset[Example], ABC):
     """Items at network size: (3, h, w) uint8 image, what is known of it, name.
 
-    Decoding is done once where the resized set fits into `CACHE_BYTES`. What `augment` draws depends on seed, epoch and
-    index alone, so a resumed run sees what it would have seen.
+    What was decoded is kept, up to `CACHE_BYTES`. What `augment` draws depends on seed, epoch and index alone, so a
+    resumed run sees what it would have seen.
     """
 
     def __init__(self, items: Sequence[Item], spec: Spec, augment: Augmentation | None = None, seed: int = 0) -> None:
         self.items, self.spec, self.augment, self.seed = items, spec, augment, seed
         self.epoch = 0
-        fits = len(items) * spec.size[0] * spec.size[1] * 4 <= CACHE_BYTES
-        self._cache: dict[int, tuple[Tensor, Tensor]] | None = {} if fits else None
+        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+        self._room = CACHE_BYTES
 
     def __len__(self) -> int:
         return len(self.items)
@@ -45,19 +45,19 @@ class Examples(TorchDataset[Example], ABC):
         return image, target, self.items[index].name
 
     def load(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the image as it is, and what is known of it."""
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
-        sample = self.items[index].load()
-        prepared = prepare(sample.image, self.spec)
-        pair = torch.from_numpy(prepared.pixels.transpose(2, 0, 1).copy()), self._target(sample, prepared)
-        if self._cache is not None:
+        """Return what views are made of: the image, and what is known of it."""
+        if index not in self._cache:
+            pair = self._read(self.items[index])
+            size = sum(tensor.nbytes for tensor in set(pair))
+            if size > self._room:
+                return pair
+            self._room -= size
             self._cache[index] = pair
-        return pair
+        return self._cache[index]
 
     @abstractmethod
-    def _target(self, sample: Sample, prepared: Prepared) -> Tensor:
-        """Return what is known of an image, at network size."""
+    def _read(self, item: Item) -> tuple[Tensor, Tensor]:
+        """Decode what views are made of; of a held-out image that is the one view there is."""
 
     @abstractmethod
     def _view(self, augment: Augmentation, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,20 @@ class Examples(TorchDataset[Example], ABC):
         return torch.stack(list(targets))
 
 
-class Pairs(Examples):
+class Resized(Examples, ABC):
+    """Whole images at network size."""
+
+    def _read(self, item: Item) -> tuple[Tensor, Tensor]:
+        sample = item.load()
+        prepared = prepare(sample.image, self.spec)
+        return torch.from_numpy(prepared.pixels.transpose(2, 0, 1).copy()), self._target(sample, prepared)
+
+    @abstractmethod
+    def _target(self, sample: Sample, prepared: Prepared) -> Tensor:
+        """Return what is known of an image, at network size."""
+
+
+class Pairs(Resized):
     """With (h, w) uint8 class maps."""
 
     def _target(self, sample: Sample, prepared: Prepared) -> Tensor:
@@ -84,7 +97,7 @@ class Pairs(Examples):
         return image, target
 
 
-class Boxes(Examples):
+class Boxes(Resized):
     """With (N, 6) float32 rows of class, x1, y1, x2, y2 in pixels, and whether the object is ignored.
 
     In a batch (B, M, 6), where rows of class -1 pad.

@@ -73,7 +73,7 @@ class LocalizationTask(Task):
         self.overlaps: list[Tensor] = []
         self.distances: list[Tensor] = []
 
-    def measure(self, answer: Tensor, target: Tensor) -> None:
+    def measure(self, answer: Tensor, target: Tensor, images: Tensor) -> None:
         """Compare the answers to one batch with the truth."""
         truth = target[:, 0]
         boxes = self._boxes(answer)
@@ -117,7 +117,7 @@ class ClassificationTask(LocalizationTask):
         """Return the cross-entropy."""
         return functional.cross_entropy(answer, target[:, 0, 0].long())
 
-    def measure(self, answer: Tensor, target: Tensor) -> None:
+    def measure(self, answer: Tensor, target: Tensor, images: Tensor) -> None:
         """Compare the answers to one batch with the truth."""
         self.right.append(answer.argmax(1) == target[:, 0, 0].long())
 

@@ -22,6 +22,7 @@ _MODELS: dict[str, tuple[str, Size]] = {
 }
 
 _BOXES = ("detection", "localization", "classification")
+_SEEN_AT_ANY_SCALE = ("segmentation", *_BOXES)
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "dice": ("segmentation",),
     "class_weights": ("segmentation",),
@@ -29,7 +30,12 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "box_loss": ("detection",),
     "class_loss": ("detection",),
     "label_weight": ("localization",),
-    "upside_down": _BOXES,
+    "upside_down": (*_BOXES, "restoration"),
+    "feature_loss": ("restoration",),
+    "gram_loss": ("restoration",),
+    "scale": _SEEN_AT_ANY_SCALE,
+    "lighting": _SEEN_AT_ANY_SCALE,
+    "rotate": _SEEN_AT_ANY_SCALE,
 }
 
 
@@ -71,12 +77,18 @@ class TrainOptions:
         box_loss: A detector's loss of offsets, see `detection_loss`.
         class_loss: A detector's loss of classes: "mining" or "focal".
         label_weight: Factor on the cross-entropy beside the L1 loss of the one box, in pixels.
+        feature_loss: Restoration: weight of the difference in the features of the encoder as `weights` has it, beside
+            L1. Details get sharper, and PSNR worse.
+        gram_loss: Likewise, of their Gram matrices, which tell textures.
         flip: Mirror half of the images.
         upside_down: Mirror half of the images top to bottom too, where there is no up; not in segmentation.
-        rotate: Largest rotation in degrees; None means 5 in segmentation, and 0 where boxes would no longer fit.
+        rotate: Largest rotation in degrees; None means 5 in segmentation, and 0 where boxes would no longer fit;
+            not in restoration, as `scale` and `lighting`.
         scale: Range of the random zoom.
         lighting: Range of the random brightness and contrast.
-        resize: How images reach network size, see `Spec.resize`: "stretch" or "letterbox".
+        resize: How images reach network size, see `Spec.resize`. With "tile" and "native", which segmentation and
+            restoration can have, training sees random crops of that size, at the image's own scale. None means "tile"
+            in restoration, else "stretch".
         precision: "fp32", "bf16", or "auto": both are timed at the start and the faster one is used.
         seed: Makes two runs on one machine the same.
     """
@@ -108,12 +120,14 @@ class TrainOptions:
     box_loss: BoxLoss = "smooth_l1"
     class_loss: ClassLoss = "mining"
     label_weight: float = 20.0
+    feature_loss: float = 0.0
+    gram_loss: float = 0.0
     flip: bool = True
     upside_down: bool = False
     rotate: float | None = None
     scale: tuple[float, float] = (0.8, 1.4)
     lighting: float = 0.2
-    resize: Literal["stretch", "letterbox"] = "stretch"
+    resize: Literal["stretch", "letterbox", "tile", "native"] | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 0
 
@@ -132,8 +146,10 @@ class TrainOptions:
         object.__setattr__(self, "sizes", self.sizes or (size,))
         if model and self.task not in model.tasks:
             raise InputError(f"[train] arch: {self.arch} is for {' and '.join(model.tasks)}, got the task {self.task}")
-        if self.rotate is None:
+        if self.rotate is None and self.task != "restoration":
             object.__setattr__(self, "rotate", 5.0 if self.task == "segmentation" else 0.0)
+        if self.resize is None:
+            object.__setattr__(self, "resize", "tile" if self.task == "restoration" else "stretch")
         taught = self.task == "detection" and self.encoder is not None and self.weights is not None
         if self.freeze_to is None:
             object.__setattr__(self, "freeze_to", 4 if taught else 0)
@@ -161,6 +177,14 @@ class TrainOptions:
             raise InputError(f"[train] momentum: goes with sgd, got the optimizer {self.optimizer}")
         if not 0 < self.step_at < 1:
             raise InputError(f"[train] step_at: expected a share between 0 and 1, got {self.step_at}")
+        for name in ("feature_loss", "gram_loss"):
+            if getattr(self, name) < 0:
+                raise InputError(f"[train] {name}: expected a weight of at least 0, got {getattr(self, name)}")
+            if getattr(self, name) and (self.weights is None or self.encoder is None):
+                raise InputError(
+                    f"[train] {name}: expected an encoder and its weights, as pictures are compared by the features "
+                    "that these have learnt; give --weights, or leave it at 0"
+                )
         if not 0 < self.scale[0] <= self.scale[1]:
             raise InputError(f"[train] scale: expected the smallest zoom, above 0, and the largest, got {self.scale}")
         if not 0 <= self.ema < 1:

@@ -8,6 +8,7 @@ from visdeploy.data import Dataset
 from visdeploy.data.augment import Augment
 from visdeploy.errors import InputError
 from visdeploy.metrics import Confusion
+from visdeploy.train.crops import OWN_SCALE, MaskCrops
 from visdeploy.train.loader import Augmentation, Examples, Pairs, class_frequencies
 from visdeploy.train.losses import binary_loss, multiclass_loss
 from visdeploy.train.options import TrainOptions
@@ -52,6 +53,12 @@ class SegmentationTask(Task):
         """Image and mask move together."""
         return Augment(flip=options.flip, rotate=options.rotate or 0.0, scale=options.scale, lighting=options.lighting)
 
+    def sets(self, dataset: Dataset, seed: int) -> tuple[Examples, Examples]:
+        """Return whole images, or crops where the model will see images at their own scale."""
+        examples = MaskCrops if self.spec.resize in OWN_SCALE else Pairs
+        train = examples(dataset.train, self.spec, self.augmentation(self.options), seed)
+        return train, examples(dataset.val, self.spec)
+
     def prepare(self, train: Examples) -> None:
         """Weigh the classes by how many pixels they have, if the options say so."""
         if self.options.class_weights == "balanced" and not self.spec.binary:
@@ -69,7 +76,7 @@ class SegmentationTask(Task):
         """Count from nothing."""
         self.confusion = Confusion(len(self.spec.labels))
 
-    def measure(self, answer: Tensor, target: Tensor) -> None:
+    def measure(self, answer: Tensor, target: Tensor, images: Tensor) -> None:
         """Count the pixels of one batch."""
         predicted = (answer[:, 0] > 0).long() if self.spec.binary else answer.argmax(1)
         self.confusion.add(target.numpy(force=True), predicted.numpy(force=True))

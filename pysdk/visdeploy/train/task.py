@@ -77,12 +77,17 @@ class Task(lightning.LightningModule, ABC):
         """Forget what was measured in the last epoch."""
 
     @abstractmethod
-    def measure(self, answer: Tensor, target: Tensor) -> None:
+    def measure(self, answer: Tensor, target: Tensor, images: Tensor) -> None:
         """Take in the answers to one batch of held-out images."""
 
     @abstractmethod
     def measured(self) -> dict[str, float]:
         """Return the figures of all that was taken in."""
+
+    def sets(self, dataset: Dataset, seed: int) -> tuple[Examples, Examples]:
+        """Return what is learnt from, and what is held out, at the size of the spec."""
+        train = self.examples(dataset.train, self.spec, self.augmentation(self.options), seed)
+        return train, self.examples(dataset.val, self.spec)
 
     def prepare(self, train: Examples) -> None:
         """Look at the training data before the first step."""
@@ -127,7 +132,7 @@ class Task(lightning.LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Measure one batch."""
         images, target, _ = batch
-        self.measure(self(images), target)
+        self.measure(self(images), target, images)
 
     def on_validation_epoch_end(self) -> None:
         """Publish the figures."""
