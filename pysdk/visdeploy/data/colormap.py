@@ -113,7 +113,7 @@ def classes_of(rgb: NDArray[np.uint8], colormap: ArrayLike | None = None) -> NDA
             f"unknown colour {tuple(rgb[y, x].tolist())} at pixel x={x}, y={y}"
             + (f", and {more} more unknown colours" if more else "")
         )
-    return indices[found]
+    return np.asarray(indices[found], np.uint8)
 
 
 def first_pixel(mask: NDArray[np.bool_]) -> tuple[int, int]:

@@ -86,7 +86,7 @@ def read_mask(path: Path, colormap: Colormap | None = None) -> NDArray[np.uint8 
             return _read_colours(path, pixels, colormap)
         if (pixels[..., :3] != pixels[..., :1]).any():
             raise InputError(
-                f"{path}: a colour picture; expected a mask with one channel of class indices{_hint(pixels)}"
+                f"{path}: a colour picture; expected a mask with one channel of class indices{_hint(path, pixels)}"
             )
         pixels = pixels[..., 0]
     if path.suffix.lower() in {".jpg", ".jpeg"}:
@@ -112,13 +112,16 @@ def _read_colours(path: Path, pixels: NDArray[Any], colormap: Colormap) -> Class
         ) from error
 
 
-def _hint(pixels: NDArray[Any]) -> str:
+def _hint(path: Path, pixels: NDArray[Any]) -> str:
     """What a colour picture looks like, and how it is read."""
     colours = np.unique(pixels[..., 2::-1].reshape(-1, 3), axis=0) if pixels.dtype == np.uint8 else pixels
     if len(colours) > _MOST_COLOURS or pixels.dtype != np.uint8:
         return " (this looks like a photograph)"
     if set(map(tuple, colours.tolist())) <= set(map(tuple, voc_colormap().tolist())):
-        return " (its colours are Pascal VOC's: --format voc reads them as classes, or format='voc' in Python)"
+        return (
+            f" (its colours are Pascal VOC's: --format voc --masks {path.parent.name} reads them as classes, or "
+            f"format='voc', masks={path.parent.name!r} in Python)"
+        )
     return (
         f" (its {len(colours)} colours look like a palette's that was saved as RGB: visdeploy.data.classes_of makes "
         "indices of them, given the colour of each class)"
