@@ -27,7 +27,7 @@ LAYERS = (
         "sources",
         "torch_library",
     },
-    {"spec", "anchors", "mask", "ops", "image", "average_precision", "drawing"},
+    {"spec", "anchors", "mask", "ops", "image", "average_precision", "drawing", "clean_up", "outlines", "instances"},
     {"asked", "bundle", "types", "preprocess", "tiling"},
     {"postprocess", "cache"},
     {"answers", "engines"},
