@@ -82,6 +82,7 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
     lightning.seed_everything(options.seed, verbose=False)
     architecture = _architecture(dataset, options)
     net = models.create(**architecture, weights=options.weights)
+    _check_freezing(options, net)
     specs = [_spec(dataset, options, architecture, net, size) for size in options.sizes]
     if options.resize in OWN_SCALE:
         dataset = _large_enough(dataset, specs)
@@ -130,6 +131,13 @@ def _claim(options: TrainOptions, resume: bool) -> None:
             partial.write_text(json.dumps(now, indent=1))
     except OSError as error:
         raise InputError(f"[train] out: cannot write to {options.out} ({error.strerror})") from error
+
+
+def _check_freezing(options: TrainOptions, net: nn.Module) -> None:
+    """Refuse what is said of an encoder where there is none."""
+    asked = [name for name in ("freeze_epochs", "freeze_to", "freeze_bn") if getattr(options, name)]
+    if asked and not hasattr(net, "encoder"):
+        raise InputError(f"[train] {asked[0]}: expected none, because {options.arch} has no encoder")
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
