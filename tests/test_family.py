@@ -110,6 +110,45 @@ def test_parameters_are_the_originals(name, encoder, classes, parameters):
     assert sum(value.numel() for value in create(name, classes, encoder).parameters()) == parameters
 
 
+class CourseBlock(torch.nn.Module):
+    """The course's StdUpsample, with its parameter names."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.conv = torch.nn.ConvTranspose2d(n_in, n_out, 2, stride=2)
+        self.bn = torch.nn.BatchNorm2d(n_out)
+
+    def forward(self, x):
+        return self.bn(torch.relu(self.conv(x)))
+
+
+class CourseUpsample(torch.nn.Module):
+    """The course's Upsample34, here on a ResNet-18: the backbone is a part of it twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import torchvision
+
+        self.rn = torch.nn.Sequential(*list(torchvision.models.resnet18(weights=None).children())[:8])
+        blocks = CourseBlock(512, 256), CourseBlock(256, 256), CourseBlock(256, 256), CourseBlock(256, 256)
+        last = torch.nn.ConvTranspose2d(256, 1, 2, stride=2)
+        self.features = torch.nn.Sequential(self.rn, torch.nn.ReLU(), *blocks, last)
+
+    def forward(self, x):
+        return self.features(x)
+
+
+@torch.inference_mode()
+def test_the_course_weights_of_upsample_give_its_answer(tmp_path):
+    torch.manual_seed(0)
+    original = CourseUpsample().eval()
+    torch.save(original.state_dict(), tmp_path / "128-up.h5")
+    net = create("upsample", 1)
+    models.load_weights(net, tmp_path / "128-up.h5", layout="fastai")
+    x = torch.randn(1, 3, 64, 32)
+    torch.testing.assert_close(net(x), original(x))
+
+
 def test_an_fcn_starts_by_enlarging_bilinearly():
     x = torch.rand(1, 3, 5, 6)
     enlarged = torch.nn.functional.conv_transpose2d(x, bilinear_kernel(3, 4), stride=2, padding=1)
