@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import visdeploy as vd
-from visdeploy import export, models
+from visdeploy import export, models, tolerance
 from visdeploy.bundle import Bundle
+from visdeploy.comparison import relative_error
 from visdeploy.errors import InputError
 from visdeploy.models.fcn import bilinear_kernel
 from visdeploy.models.registry import REGISTRY
@@ -85,6 +86,21 @@ def test_a_bundle_of_it_agrees_on_every_engine_here(name, photos, tmp_path):
             with vd.load(path, engine=engine) as predictor:
                 maps.append(predictor(photo).masks.to_numpy())
         assert all(found.shape == photo.shape[:2] and np.mean(found == maps[0]) > 0.999 for found in maps)
+
+
+def test_corners_on_corners_in_int8(photos, tmp_path):
+    pytest.importorskip("nncf")
+    from visdeploy.precision import PrecisionOptions
+
+    path = tmp_path / "street.vdz"
+    pictures = [photos[0][row : row + 64, column : column + 64] for row in (0, 11) for column in (0, 12, 24, 37)]
+    precision = PrecisionOptions("int8", pictures, engines=("openvino",))
+    export.export(create("resnet_unet", encoder=TINY), path, spec=SPEC, golden=pictures[:1], precision=precision)
+    answers = []
+    for name in ("fp32", "int8"):
+        with vd.load(path, engine="openvino", precision=name) as predictor:
+            answers.append(predictor(pictures[3]).masks.logits)
+    assert 0 < relative_error(answers[1], answers[0]) <= tolerance.LOGITS["int8"]
 
 
 def test_an_uneven_size_is_answered_or_refused_in_one_sentence(net):
