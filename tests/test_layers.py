@@ -27,7 +27,7 @@ LAYERS = (
         "sources",
         "torch_library",
     },
-    {"spec", "anchors", "mask", "ops", "image", "average_precision", "drawing"},
+    {"spec", "anchors", "mask", "ops", "image", "average_precision", "drawing", "clean_up", "outlines", "instances"},
     {"asked", "bundle", "types", "preprocess", "tiling"},
     {"postprocess", "cache"},
     {"answers", "engines"},
@@ -54,6 +54,7 @@ TRAINING = (
     {"adapt"},
     {"export", "onnx_graph"},
     {"pt2", "torchscript_file", "onnx_detector"},
+    {"compare"},
 )
 RUNTIME = set().union(*LAYERS)
 # These join the two halves, and import the training side only inside what needs it.

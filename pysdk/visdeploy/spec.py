@@ -85,8 +85,8 @@ class Spec(BaseModel):
         iou_threshold: Largest IoU of two boxes of one class; a detector's, as the next three.
         top_k: Candidates of each class, by score, that NMS looks at.
         max_det: Boxes in one image.
-        min_area: Segmentation: connected parts of a class with fewer pixels of the source image become holes.
-        fill_holes: Segmentation: holes in a class are filled, before small parts are removed.
+        min_area: Segmentation: connected parts of a class with fewer pixels of the source image become background.
+        fill_holes: Segmentation: background that one class encloses becomes that class, see `clean_up.clean`.
         nms: "exact" keeps classes apart; "torchvision" rounds as its `batched_nms` does, see `ops.detect`.
         metrics: What validation measured.
         tolerances: How far engines may differ from the golden logits, by precision.
@@ -190,6 +190,8 @@ class Spec(BaseModel):
             raise ValueError(f"enlarge: goes with the task restoration, got {self.task}")
         if self.task != "segmentation" and (self.min_area or self.fill_holes):
             raise ValueError(f"min_area, fill_holes: go with the task segmentation, got {self.task}")
+        if not self.has_background and (self.min_area or self.fill_holes):
+            raise ValueError("min_area, fill_holes: expected a background among the labels, which removed parts become")
         return self
 
     def _agree_on_pictures(self) -> None:
@@ -212,6 +214,11 @@ class Spec(BaseModel):
     def binary(self) -> bool:
         """Whether the model segments by one channel, thresholded, instead of one per class."""
         return self.task == "segmentation" and self._one_channel
+
+    @property
+    def has_background(self) -> bool:
+        """Whether a segmented pixel may have no class; known for certain where the activation is."""
+        return self.background is not None or (len(self.labels) == 2 and self.activation != "softmax")
 
     @property
     def _one_channel(self) -> bool:

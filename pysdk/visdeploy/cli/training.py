@@ -105,16 +105,27 @@ def train(
     box_loss: Annotated[str, typer.Option(help="A detector's: smooth_l1 or l1.")] = "smooth_l1",
     class_loss: Annotated[str, typer.Option(help="A detector's: mining or focal.")] = "mining",
     label_weight: Annotated[float, typer.Option(help="Localization: weight of the class beside the box.")] = 20.0,
+    feature_loss: Annotated[
+        float, typer.Option(help="Restoration: weight of the difference in features of the encoder's --weights.")
+    ] = 0.0,
+    gram_loss: Annotated[float, typer.Option(help="Restoration: weight of that of their Gram matrices.")] = 0.0,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = True,
     upside_down: Annotated[
         bool, typer.Option("--upside-down", help="Mirror top to bottom too, where there is no up; not in segmentation.")
     ] = False,
     rotate: Annotated[
-        float | None, typer.Option(help="Largest rotation in degrees; default, 5 in segmentation, else 0.")
+        float | None,
+        typer.Option(help="Largest rotation in degrees; default, 5 in segmentation, else 0; not in restoration."),
     ] = None,
-    scale: Annotated[str, typer.Option(help="Range of the zoom.")] = "0.8,1.4",
-    lighting: Annotated[float, typer.Option(help="Range of brightness and contrast.")] = 0.2,
-    resize: Annotated[str, typer.Option(help="stretch or letterbox.")] = "stretch",
+    scale: Annotated[str, typer.Option(help="Range of the zoom; not in restoration.")] = "0.8,1.4",
+    lighting: Annotated[float, typer.Option(help="Range of brightness and contrast; not in restoration.")] = 0.2,
+    resize: Annotated[
+        str,
+        typer.Option(
+            help="stretch or letterbox; tile or native for random crops at the image's own scale, the default in "
+            "restoration."
+        ),
+    ] = "stretch",
     precision: Annotated[str, typer.Option(help="auto (timed at the start), fp32, bf16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Makes two runs on one machine the same.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
@@ -148,12 +159,14 @@ def train(
         "box_loss": choice("box-loss", box_loss, ("smooth_l1", "l1")),
         "class_loss": choice("class-loss", class_loss, ("mining", "focal")),
         "label_weight": label_weight,
+        "feature_loss": feature_loss,
+        "gram_loss": gram_loss,
         "flip": flip,
         "upside_down": upside_down,
         "rotate": rotate,
         "scale": number_range("scale", scale),
         "lighting": lighting,
-        "resize": choice("resize", resize, ("stretch", "letterbox")),
+        "resize": choice("resize", resize, ("stretch", "letterbox", "tile", "native")),
         "precision": choice("precision", precision, ("auto", "fp32", "bf16")),
         "seed": seed,
     }

@@ -101,7 +101,13 @@ def list() -> dict[str, str]:
 
 
 def freeze_encoder(net: nn.Module, frozen: bool = True) -> None:
-    """Stop the backbone's parameters from learning, or let them learn again."""
+    """Stop the backbone's parameters from learning, or let them learn again.
+
+    Raises:
+        InputError: The model has no backbone apart from the rest.
+    """
+    if not hasattr(net, "encoder"):
+        raise InputError(f"[models] net: expected a model with an encoder, got {type(net).__name__}")
     for parameter in net.get_submodule("encoder").parameters():
         parameter.requires_grad_(not frozen)
 

@@ -6,8 +6,10 @@ looked up in timm, which builds the same pyramid from any of its `features_only`
 
 import copy
 import difflib
+import re
 from collections.abc import Callable
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,12 @@ class Encoder(nn.Module):
     # Lists, because TorchScript cannot infer the type of a tuple of any length.
     channels: list[int]
     strides: list[int]
+    # Where the parts lie in torchvision's network, cut as `nn.Sequential(*children)`: a pattern of names to our own.
+    positions: ClassVar[dict[str, str]] = {}
+
+    def by_position(self, prefix: str) -> dict[str, str]:
+        """Return the renames, see `weights.load_weights`, of a backbone that others cut and called `prefix`."""
+        return {rf"^{re.escape(prefix)}\.{part}": f"encoder.{name}" for part, name in self.positions.items()}
 
     def divides_evenly(self) -> bool:
         """Whether every feature map has exactly 1 / stride of the input's size, padding rules considered."""
@@ -45,7 +53,13 @@ class Encoder(nn.Module):
 class ResNetEncoder(Encoder):
     """A torchvision ResNet without its classifier."""
 
-    def __init__(self, name: str) -> None:
+    positions: ClassVar[dict[str, str]] = {
+        r"0\.": "conv1.",
+        r"1\.": "bn1.",
+        **{rf"{position}\.": f"layer{position - 3}." for position in range(4, 8)},
+    }
+
+    def __init__(self, name: str, to_pooling: bool = False) -> None:
         super().__init__()
         import torchvision
 
@@ -66,17 +80,20 @@ class ResNetEncoder(Encoder):
 
 
 class MobileNetV2Encoder(Encoder):
-    """Torchvision's MobileNetV2 without its last convolution and classifier."""
+    """Torchvision's MobileNetV2 without its classifier, and without its last convolution unless `to_pooling`."""
 
-    def __init__(self, name: str) -> None:
+    positions: ClassVar[dict[str, str]] = {r"(?=\d+\.)": "features."}
+
+    def __init__(self, name: str, to_pooling: bool = False) -> None:
         super().__init__()
         import torchvision
 
         net = getattr(torchvision.models, name)(weights=None)
-        self.features = net.features[:18]
-        self.channels = [16, 24, 32, 96, 320]
+        last = 18 if to_pooling else 17
+        self.features = net.features[: last + 1]
+        self.channels = [16, 24, 32, 96, 1280 if to_pooling else 320]
         self.strides = [2, 4, 8, 16, 32]
-        self.last_of_stride = [1, 3, 6, 13, 17]
+        self.last_of_stride = [1, 3, 6, 13, last]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the features taken before each halving, then the last."""
@@ -104,7 +121,7 @@ class TimmEncoder(Encoder):
         return features
 
 
-TORCHVISION: dict[str, Callable[[str], Encoder]] = {
+TORCHVISION: dict[str, Callable[[str, bool], Encoder]] = {
     "resnet18": ResNetEncoder,
     "resnet34": ResNetEncoder,
     "resnet50": ResNetEncoder,
@@ -112,14 +129,19 @@ TORCHVISION: dict[str, Callable[[str], Encoder]] = {
 }
 
 
-def create_encoder(name: str) -> Encoder:
+def create_encoder(name: str, *, to_pooling: bool = False) -> Encoder:
     """Build the backbone `name` with random weights; no network is used.
+
+    Args:
+        name: In `TORCHVISION`, or timm's.
+        to_pooling: Keep what a torchvision network has between its last stage and its pooling: the convolution to 1280
+            channels of MobileNetV2, nothing of a ResNet. What timm offers always ends with the last stage.
 
     Raises:
         InputError: Neither `TORCHVISION` nor timm know the name, or the model has no pyramid of strides.
     """
     if name in TORCHVISION:
-        return TORCHVISION[name](name)
+        return TORCHVISION[name](name, to_pooling)
     _require_timm_model(name)
     try:
         encoder = TimmEncoder(name)
@@ -143,6 +165,22 @@ def require_multiple(x: Tensor, divisor: int, model: str) -> None:
                 f"[{model}] x: height and width must be divisible by {divisor}, got {height} x {width}; "
                 "visdeploy's predictor pads images by itself"
             )
+
+
+def create_pyramid(name: str, *, to_pooling: bool = False) -> Encoder:
+    """Build a backbone whose maps can be joined to each other: `create_encoder`, and its maps are what it says of them.
+
+    Raises:
+        InputError: As `create_encoder`, or there are fewer than two maps, or they do not get smaller.
+    """
+    encoder = create_encoder(name, to_pooling=to_pooling)
+    if len(encoder.strides) < 2:
+        raise InputError(
+            f"[models] encoder: {name!r} has feature maps of {len(encoder.strides)} stride, "
+            "but a U-Net joins maps of at least two; choose another backbone"
+        )
+    encoder.divides_evenly()
+    return encoder
 
 
 def map_sizes(network: nn.Module, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:

@@ -82,6 +82,7 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
     lightning.seed_everything(options.seed, verbose=False)
     architecture = _architecture(dataset, options)
     net = models.create(**architecture, weights=options.weights)
+    _check_freezing(options, net)
     specs = [_spec(dataset, options, architecture, net, size) for size in options.sizes]
     if options.resize in OWN_SCALE:
         dataset = _large_enough(dataset, specs)
@@ -110,12 +111,14 @@ def _large_enough(dataset: Dataset, specs: Sequence[Spec]) -> Dataset:
 
 def _claim(options: TrainOptions, resume: bool) -> None:
     record = options.out / "options.json"
-    now = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    now = _plain(dataclasses.asdict(options))
     if record.is_file():
         before = json.loads(record.read_text())
         if not resume:
             raise InputError(f"[train] out: {options.out} already holds a run; pass --resume, or another folder")
-        changed = [name for name in now if name != "out" and before.get(name) != now[name]]
+        # An earlier version knew fewer options, and did what their defaults do.
+        before = _plain({option.name: option.default for option in dataclasses.fields(options)}) | before
+        changed = [name for name in now if name != "out" and before[name] != now[name]]
         if changed:
             said = "; ".join(f"{name} was {before.get(name)}, now {now[name]}" for name in changed)
             raise InputError(f"[train] resume: the run in {options.out} was started with other options: {said}")
@@ -128,6 +131,18 @@ def _claim(options: TrainOptions, resume: bool) -> None:
             partial.write_text(json.dumps(now, indent=1))
     except OSError as error:
         raise InputError(f"[train] out: cannot write to {options.out} ({error.strerror})") from error
+
+
+def _check_freezing(options: TrainOptions, net: nn.Module) -> None:
+    """Refuse what is said of an encoder where there is none."""
+    asked = [name for name in ("freeze_epochs", "freeze_to", "freeze_bn") if getattr(options, name)]
+    if asked and not hasattr(net, "encoder"):
+        raise InputError(f"[train] {asked[0]}: expected none, because {options.arch} has no encoder")
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    return values
 
 
 def _check_alone(dataset: Dataset, options: TrainOptions, net: nn.Module) -> None:

@@ -35,12 +35,14 @@ def freeze(net: nn.Module, *, everything: bool, names: Set[str], statistics: boo
     """Stop parameters of `net.encoder` from learning, and let the others learn.
 
     Args:
-        net: A model of `models.create`.
+        net: A model of `models.create`; one without an encoder learns as a whole.
         everything: All of them stand still, and so do the BatchNorm statistics.
         names: Those that do in any case, with the statistics of BatchNorm layers they belong to.
         statistics: All BatchNorm statistics stand still.
     """
-    encoder = net.get_submodule("encoder")
+    encoder = getattr(net, "encoder", None)
+    if encoder is None:
+        return
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(not everything and name not in names)
     for name, module in encoder.named_modules():

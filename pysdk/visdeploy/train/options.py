@@ -82,7 +82,8 @@ class TrainOptions:
         gram_loss: Likewise, of their Gram matrices, which tell textures.
         flip: Mirror half of the images.
         upside_down: Mirror half of the images top to bottom too, where there is no up; not in segmentation.
-        rotate: Largest rotation in degrees; None means 5 in segmentation, and 0 where boxes would no longer fit.
+        rotate: Largest rotation in degrees; None means 5 in segmentation, and 0 where boxes would no longer fit;
+            not in restoration, as `scale` and `lighting`.
         scale: Range of the random zoom.
         lighting: Range of the random brightness and contrast.
         resize: How images reach network size, see `Spec.resize`. With "tile" and "native", which segmentation and
@@ -145,7 +146,7 @@ class TrainOptions:
         object.__setattr__(self, "sizes", self.sizes or (size,))
         if model and self.task not in model.tasks:
             raise InputError(f"[train] arch: {self.arch} is for {' and '.join(model.tasks)}, got the task {self.task}")
-        if self.rotate is None:
+        if self.rotate is None and self.task != "restoration":
             object.__setattr__(self, "rotate", 5.0 if self.task == "segmentation" else 0.0)
         if self.resize is None:
             object.__setattr__(self, "resize", "tile" if self.task == "restoration" else "stretch")

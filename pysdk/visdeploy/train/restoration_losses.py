@@ -1,7 +1,7 @@
 """What a restored picture is compared by besides its samples: features of a network that knows photographs.
 
-After the perceptual and style losses of Johnson et al. 2016 (https://arxiv.org/abs/1603.08155), as lesson 7 of fast.ai's
-course of 2019 uses them for super-resolution, where both pictures are compared, and features by L1.
+After the perceptual and style losses of Johnson et al. 2016 (https://arxiv.org/abs/1603.08155), as lesson 7 of
+fast.ai's course of 2019 uses them for super-resolution: everything is compared by L1.
 """
 
 from typing import Self

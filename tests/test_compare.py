@@ -1,0 +1,162 @@
+"""`visdeploy compare`: every recipe is trained once, exported, verified and timed, and what fails does not stop it."""
+
+import csv
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from visdeploy import cli, compare, data, export, image
+from visdeploy.errors import CheckFailedError, InputError
+
+TINY = {"encoder": "test_efficientnet", "sizes": ((64, 64),), "epochs": (2,), "batch": 4, "precision": "fp32"}
+TINY |= {"model": {"decoder_channels": 8}}
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """Ten images of a bright square on dark noise, with its mask."""
+    root = tmp_path_factory.mktemp("squares")
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    for index in range(10):
+        pixels, mask = rng.integers(0, 90, (64, 64, 3), dtype=np.uint8), np.zeros((64, 64), np.uint8)
+        x, y = (int(value) for value in rng.integers(4, 36, 2))
+        cv2.rectangle(mask, (x, y), (x + 20, y + 20), 255, -1)
+        pixels[mask > 0] += 120
+        image.write(root / "images" / f"{index}.png", pixels)
+        image.write(root / "masks" / f"{index}.png", mask)
+    return root
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["visdeploy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def table_of(text: str) -> list[dict[str, str]]:
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_a_recipe_that_fails_leaves_a_row_and_a_second_call_trains_nothing(squares, tmp_path, run, monkeypatch):
+    recipes = ["unet", "unet:lr=0.005,batch=2", "unet:encoder=nowhere"]
+    shared = ["--encoder", "test_efficientnet", "--size", 64, "--epochs", 2]
+    shared += ["--all", "batch=4,precision=fp32,decoder_channels=8,scale=0.9,1.1"]
+    measured = ["--target", 0, "--engine", "openvino", "--duration", 0.05]
+    arguments = ["compare", *recipes, "--data", squares, "--out", tmp_path, *shared, *measured]
+    code, said, problem = run(*arguments)
+    assert code == 1
+    assert "unet:encoder=nowhere failed" in problem
+    assert said == (tmp_path / "compare.md").read_text()
+    first, second, failed = table_of(said)
+    assert (first["model"], second["model"]) == ("unet", "unet:lr=0.005,batch=2")
+    assert first["verified"] == second["verified"] == "yes"
+    assert first["epochs"] == "2"
+    assert float(first["openvino fp32 images/s"]) > 0
+    assert failed["dice"] == failed["verified"] == "-"
+    assert "- unet:encoder=nowhere: seed 0 failed: " in said
+    document = json.loads((tmp_path / "compare.json").read_text())
+    batches = [row["options"].get("batch") for row in document["rows"]]
+    assert batches == [4, 2, 4]
+    assert document["rows"][1]["options"]["scale"] == [0.9, 1.1]
+    (trained,) = document["rows"][0]["runs"]
+    with (tmp_path / "unet-0" / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert trained["cpu_minutes"] == pytest.approx(sum(float(row["cpu_seconds"]) for row in rows) / 60)
+    assert trained["cpu_minutes_to_target"] == pytest.approx(float(rows[0]["cpu_seconds"]) / 60)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("trained or exported again")
+
+    monkeypatch.setattr("lightning.Trainer.fit", refuse)
+    monkeypatch.setattr(export, "export", refuse)
+    code, said, _ = run(*arguments)
+    assert code == 1
+    again = table_of(said)
+    assert [row["dice"] for row in again] == [first["dice"], second["dice"], "-"]
+    assert again[0]["verified"] == "yes"
+
+
+def test_seeds_have_columns_and_their_mean_and_a_precision_may_be_refused(squares, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise CheckFailedError("it loses too much")
+
+    monkeypatch.setattr(export, "add_variants", refuse)
+    opened = data.open(squares)
+    found = compare.compare(
+        opened, {"a": TINY}, tmp_path, seeds=(0, 1), target=2.0, engines=["openvino"], precision="int8", duration=0.05
+    )
+    (row,) = found.rows
+    assert not row.failed
+    assert row.notes == ["int8 was refused: it loses too much"]
+    (line,) = table_of(found.to_markdown())
+    scores = [run.metrics["dice"] for run in row.runs]
+    assert scores[0] != scores[1]
+    assert [line["seed 0"], line["seed 1"]] == [f"{score:.4f}" for score in scores]
+    assert line["dice"] == f"{sum(scores) / 2:.4f}"
+    assert line["CPU min to dice 2"] == "-"
+
+
+def test_a_budget_of_cpu_time_decides_the_epochs(squares, tmp_path):
+    opened = data.open(squares)
+    fields = {**TINY, "freeze_epochs": 1}
+    short = compare.compare(opened, {"a": fields}, tmp_path, cpu_minutes=1e-6)
+    assert short.rows[0].failed
+    assert "expected more than" in short.rows[0].notes[0]
+    assert table_of(short.to_markdown())[0]["verified"] == "-"
+    trial = tmp_path / "a-trial" / "history.csv"
+    with trial.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    with trial.open("w", newline="") as file:  # as if on a slower machine: 2 s with the encoder frozen, else 4
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(row | {"cpu_seconds": seconds} for row, seconds in zip(rows, (2, 4), strict=True))
+    found = compare.compare(opened, {"a": fields}, tmp_path, cpu_minutes=13 / 60, engines=["openvino"], duration=0.05)
+    assert found.rows[0].runs[0].epochs == 3
+    assert found.rows[0].options["epochs"] == [3]
+
+
+def test_runs_that_would_share_a_folder_are_refused_before_anything_is_trained(squares, tmp_path):
+    opened = data.open(squares)
+    with pytest.raises(InputError, match="of different names"):
+        compare.compare(opened, {"a:b": TINY, "a/b": TINY}, tmp_path)
+    with pytest.raises(InputError, match="goes with one size"):
+        compare.compare(opened, {"a": {**TINY, "sizes": ((32, 32), (64, 64))}}, tmp_path, cpu_minutes=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["unett"], "did you mean 'unet'"),
+        (["unet:deep"], "expected KEY=VALUE"),
+        (["unet:lr=fast"], "expected numbers"),
+        (["unet:batch=many"], "batch: expected a number"),
+        (["unet:seed=1"], "seed is one for all"),
+        (["unet:optimizer=sgdd"], "optimizer: expected adamw"),
+        (["unet", "--cpu-minutes", "1", "--epochs", "2"], "--cpu-minutes"),
+        (["unet", "--seeds", "x"], "--seeds"),
+        (["unet", "--precision", "fp8"], "--precision"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(squares, tmp_path, run, arguments, said):
+    out = tmp_path / "out"
+    code, _, problem = run("compare", *arguments, "--data", squares, "--out", out)
+    assert code == 2
+    assert said in problem
+    assert "Traceback" not in problem
+    assert not out.exists()
