@@ -125,6 +125,14 @@ def test_a_jpeg_that_was_turned(tmp_path: Path) -> None:
     np.testing.assert_array_equal(restored(restorer(), path), image.decode(path))
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES[:2])
+def test_padding_repeats_the_border(geometry: dict[str, Any]) -> None:
+    seen: list[Pixels] = []
+    model = restorer(lambda pixels: seen.append(pixels) or normalised(pixels), **geometry)
+    model(pixels := photo(20, 30))
+    np.testing.assert_array_equal(seen[0], np.pad(pixels, ((0, 12), (0, 2), (0, 0)), mode="edge"))
+
+
 def test_samples_are_rounded_and_cut_at_both_ends() -> None:
     values = np.float32([-1, -np.inf, 100.4 / 255, 100.6 / 255, 2, np.inf])
     model = restorer(lambda seen: np.tile(values, (3, 1, 1)), resize="native", divisor=1, mean=0, std=1)
@@ -202,8 +210,10 @@ def test_images_that_cannot_be_enlarged() -> None:
         InputError, match=r"expected at most 1073741824 pixels once it is 2 times as large, got 60000 x"
     ):
         preprocess.enlarge(np.broadcast_to(np.uint8(0), (10_000, 30_000, 3)), 2)
-    with pytest.raises(InputError, match="expected an array of the host, as images are enlarged there"):
-        preprocess.prepare(SimpleNamespace(shape=(8, 8, 3)), restorer(enlarge=2).spec)  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match="expected one on the host, where those to restore are prepared; copy it first"
+    ):
+        preprocess.prepare(SimpleNamespace(shape=(8, 8, 3)), restorer().spec)  # type: ignore[arg-type]
 
 
 def test_what_other_tasks_say_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +293,16 @@ def test_verify_sees_samples_that_drifted(tiled: Path) -> None:
     forged.files[GOLDEN] = golden.pack([replace(first, answer={"picture": picture[1:]}), *others])
     with pytest.raises(BundleError, match=r"image 0: expected a picture of \(80, 60\), got \(79, 60\)"):
         golden.read(forged)
+
+
+def test_goldens_too_large_for_a_bundle_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one sample there are two bytes of image, one of answer, and four of the network's."""
+    monkeypatch.setattr(golden, "_MAX_BYTES", 4 << 20)
+    photos = [image.encode_png(np.zeros((400, 400, 3), np.uint8))] * 2
+    with pytest.raises(
+        InputError, match="golden: the first 2 images with all that is recorded of them take 6 MiB, of 4"
+    ):
+        export.export(Answering(lambda x: x), tmp_path / "x.vdz", spec=SPEC, golden=photos)
 
 
 def test_torchscript_file_restores_as_the_bundle(native: Path, tmp_path: Path) -> None:
@@ -427,7 +447,7 @@ def test_other_commands_say_what_is_true(tiled: Path, capsys: pytest.CaptureFixt
     assert call_main("inspect", tiled) == 0
     fields = {words[0]: words[-1] for line in capsys.readouterr().out.splitlines()[1:] if (words := line.split())}
     assert (fields["task"], fields["enlarge"], fields["tile_overlap"]) == ("restoration", "2", "0.25")
-    assert not fields.keys() & {"threshold", "ignore_index", "iou_threshold", "min_area", "fill_holes"}
+    assert not fields.keys() & {"threshold", "ignore_index", "iou_threshold", "fill_holes", "pad_value"}
     assert call_main("verify", tiled, "--engine", "torchscript") == 0
     said = capsys.readouterr().out
     assert "a share of the samples" in said

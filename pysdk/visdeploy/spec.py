@@ -77,7 +77,7 @@ class Spec(BaseModel):
         tile_overlap: The share of a window that the next one repeats, along each axis.
         interpolation: How pixels are resampled.
         antialias: Average over areas (cv2.INTER_AREA) where neither axis grows.
-        pad_value: Sample value of padding.
+        pad_value: Sample value of padding; in restoration the last row and column are repeated instead.
         activation: "sigmoid" (one channel), "softmax" (several) or "none" (the output already is a probability).
         threshold: Probability above which a binary pixel is foreground, or a detection is returned.
         anchors: What a detector's offsets are relative to.
