@@ -34,7 +34,8 @@ CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 def maps(classes: int) -> st.SearchStrategy[Map]:
     """Small class maps; `NOTHING` is what has no class."""
     values = st.sampled_from([*range(classes), NOTHING])
-    return st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(lambda size: arrays(np.uint8, size, elements=values))
+    sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
+    return sizes.flatmap(lambda size: arrays(np.uint8, size, elements=values, fill=st.nothing()))
 
 
 def found_in(classes: Map) -> list[tuple[int, mask.Rle]]:
@@ -137,9 +138,11 @@ def test_parts_of_one_area_come_as_they_stand_in_the_columns() -> None:
     assert found.areas.tolist() == [6, 2, 2, 2]
     assert found.boxes[:, :2].tolist() == [[7, 0], [0, 4], [2, 0], [2, 3]]
     many = np.zeros((20, 40), np.uint8)
-    many[::2, ::2] = 1
-    corners = of(many).boxes[:, :2].tolist()
-    assert corners == sorted(corners)
+    many[::2, ::2] = many[1, ::4] = many[13, 2::6] = 1
+    found = of(many)
+    keys = np.stack([-found.areas, *found.boxes[:, :2].T], 1).tolist()
+    assert len({key[0] for key in keys}) == 2
+    assert keys == sorted(keys)
 
 
 def test_a_run_goes_on_in_the_next_column_only_within_a_part() -> None:
