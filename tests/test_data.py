@@ -94,7 +94,7 @@ def test_labels_name_the_classes_and_bound_the_indices(tmp_path):
     assert dataset.labels == ("sky", "road", "car")
     assert dataset.background is None
     (fault,) = data.check(dataset)
-    assert "b.png: unknown label values 3; known are 0, 1, 2, 255" in fault
+    assert "b.png: unknown label values 3 (3 at pixel x=5, y=3); known are 0, 1, 2, 255" in fault
 
 
 @pytest.mark.parametrize("text", ["background\nnucleus\n", "background\nnucleus", "background\r\nnucleus\r\n"])
@@ -187,7 +187,7 @@ def test_all_faults_are_reported_together(tmp_path):
         "e: ": "differ in size, 16x12 against 6x5",
         "masks/f.png": "a colour picture",
         "masks/l.png": "unknown label values 77",
-        "masks/h.png": "got 300 to 300",
+        "masks/h.png": "unknown label values 300 (300 at pixel x=0, y=0)",
         "masks/i.png": "not an image",
         "images/j.png": "already has this name",
     }

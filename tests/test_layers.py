@@ -27,7 +27,7 @@ LAYERS = (
         "sources",
         "torch_library",
     },
-    {"spec", "anchors", "mask", "ops", "image", "average_precision", "drawing"},
+    {"spec", "anchors", "mask", "ops", "image", "average_precision", "drawing", "clean_up", "outlines", "instances"},
     {"asked", "bundle", "types", "preprocess", "tiling"},
     {"postprocess", "cache"},
     {"answers", "engines"},
@@ -54,10 +54,11 @@ TRAINING = (
     {"adapt"},
     {"export", "onnx_graph"},
     {"pt2", "torchscript_file", "onnx_detector"},
+    {"compare"},
 )
 RUNTIME = set().union(*LAYERS)
 # These join the two halves, and import the training side only inside what needs it.
-COMMANDS = {"cli", "compare", "demo", "evaluate", "tables", "__main__", "__init__"}
+COMMANDS = {"cli", "demo", "evaluate", "tables", "__main__", "__init__"}
 COMMANDS |= {"coco_figures", "evaluation_plots", "evaluation_report"}
 # What torch itself loads: it is imported alone, and by what makes graphs.
 GRAPHS = {"torch_ops"}

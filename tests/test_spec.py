@@ -66,7 +66,8 @@ def test_255_classes_fit_and_256_do_not() -> None:
         ({"xyz": 1}, "xyz: no such field"),
         (
             {"task": "segment"},
-            "task: input should be 'segmentation', 'detection', 'localization', 'classification' or 'restoration', got 'segment'",
+            "task: input should be 'segmentation', 'detection', 'localization', 'classification' or 'restoration', "
+            "got 'segment'",
         ),
         ({"labels": []}, "labels: expected at least one name"),
         ({"labels": "car"}, "labels: input should be a valid tuple, got 'car'"),

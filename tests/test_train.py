@@ -85,6 +85,17 @@ def test_resuming_after_a_kill_gives_the_run_that_was_not_killed(discs, tmp_path
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "killed").items())
 
 
+def test_a_run_of_a_version_that_knew_fewer_options_goes_on(discs, tmp_path):
+    dataset, chosen = data.open(discs), options(tmp_path / "run", epochs=(1,))
+    fit(dataset, chosen)
+    record = tmp_path / "run" / "options.json"
+    known = json.loads(record.read_text())
+    record.write_text(json.dumps({name: value for name, value in known.items() if name != "optimizer"}))
+    fit(dataset, chosen, resume=True)
+    with pytest.raises(InputError, match="optimizer was adamw, now sgd"):
+        fit(dataset, options(tmp_path / "run", epochs=(1,), optimizer="sgd"), resume=True)
+
+
 def test_sizes_are_stages_and_the_later_continues_from_the_earlier(discs, tmp_path):
     fit(data.open(discs), options(tmp_path / "run", sizes=((32, 32), (64, 64)), epochs=(3, 1)))
     rows = history(tmp_path / "run")

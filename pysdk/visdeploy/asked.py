@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from typing import TypeGuard
 
 from visdeploy.errors import InputError
-from visdeploy.spec import UNUSED, Spec
+from visdeploy.spec import UNUSED, Manifest, Spec
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Asked:
         max_det: The most boxes of one image, best first.
         classes: Names or indices of the classes to look for, or a single one; the boxes of others do not count in
             `max_det`.
+        min_area: Connected parts of masks with fewer pixels of the source image become background; a segmenter's.
+        fill_holes: Whether background that one class encloses becomes that class; a segmenter's.
     """
 
     threshold: float | None = None
@@ -29,6 +31,8 @@ class Asked:
     iou: float | None = None
     max_det: int | None = None
     classes: str | int | Sequence[str | int] | None = None
+    min_area: int | None = None
+    fill_holes: bool | None = None
 
     def check(self, spec: Spec) -> None:
         """Refuse what does not go with the model.
@@ -52,7 +56,27 @@ class Asked:
                 raise InputError(f"[predict] {name}: expected a number from 0 to 1, got {share!r}")
         if self.max_det is not None and (not _is_whole(self.max_det) or self.max_det < 1):
             raise InputError(f"[predict] max_det: expected a whole number of at least 1, got {self.max_det!r}")
+        self._check_clean_up(spec)
         self.indices(spec)
+
+    def cleaning(self, spec: Manifest) -> Manifest:
+        """Return the spec with the clean-up of masks that is asked for."""
+        given = {"min_area": self.min_area, "fill_holes": self.fill_holes}
+        changed = {name: value for name, value in given.items() if value is not None}
+        return spec.model_copy(update=changed) if changed else spec
+
+    def _check_clean_up(self, spec: Spec) -> None:
+        for name in ("min_area", "fill_holes"):
+            if getattr(self, name) is None:
+                continue
+            if spec.task != "segmentation":
+                raise InputError(f"[predict] {name}: only a segmenter has it; this model's task is {spec.task}")
+            if not spec.has_background and getattr(self, name):
+                raise InputError(f"[predict] {name}: this model has no background, which removed parts could become")
+        if self.min_area is not None and (not _is_whole(self.min_area) or self.min_area < 0):
+            raise InputError(f"[predict] min_area: expected a whole number of pixels, got {self.min_area!r}")
+        if self.fill_holes is not None and not isinstance(self.fill_holes, bool):
+            raise InputError(f"[predict] fill_holes: expected True or False, got {self.fill_holes!r}")
 
     def indices(self, spec: Spec) -> frozenset[int] | None:
         """Return the classes to look for, or None for all.

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from visdeploy import mask, ops
 from visdeploy.asked import Asked, logit_threshold
+from visdeploy.clean_up import ClassMasks, clean
 from visdeploy.errors import EngineError
 from visdeploy.preprocess import Prepared
 from visdeploy.spec import Manifest, Spec
 from visdeploy.tiling import enlarge
-from visdeploy.types import Boxes, Classes, Found, Masks, Picture, Rle
+from visdeploy.types import Boxes, Classes, Found, Masks, Picture
 
 Anchors = NDArray[np.float32]
 
@@ -102,7 +103,7 @@ def find(
     check_shape(outputs.shape, spec, prepared[0].pixels.shape[:2])
     if spec.task == "segmentation":
         for logits, image in zip((outputs[i] for i in range(len(prepared))), prepared, strict=True):
-            yield find_masks(logits, image, spec, asked.threshold)
+            yield find_masks(logits, image, asked.cleaning(spec), asked.threshold)
     elif spec.task == "detection":
         assert anchors is not None
         yield from _detect(outputs, prepared, spec, anchors, asked, num_threads)
@@ -303,15 +304,21 @@ def find_tiled_masks(
     return _masks(found, prepared, spec, None)
 
 
+def cleaned(found: ClassMasks, size: tuple[int, int], spec: Manifest) -> ClassMasks:
+    """Return masks without the small parts and holes that the spec does not want."""
+    if spec.min_area > 1 or spec.fill_holes:
+        return clean(found, size, min_area=spec.min_area, fill_holes=spec.fill_holes)
+    return found
+
+
 def _check_channels(logits: mask.Array, spec: Manifest) -> None:
     channels = 1 if spec.binary else len(spec.labels)
     if len(logits) != channels:
         raise EngineError(f"the network answered with {len(logits)} channels, its spec says {channels}")
 
 
-def _masks(
-    found: list[tuple[int, Rle]], prepared: Prepared, spec: Manifest, logits: NDArray[np.float32] | None
-) -> Masks:
+def _masks(found: ClassMasks, prepared: Prepared, spec: Manifest, logits: NDArray[np.float32] | None) -> Masks:
+    found = cleaned(found, prepared.source_size, spec)
     labels = np.array([label for label, _ in found], np.int64)
     rles = [rle for _, rle in found]
     return Masks(rles, labels, prepared.source_size, spec.background, logits, spec.activation)
@@ -332,13 +339,13 @@ def _crop(logits: mask.Array, prepared: Prepared) -> mask.Array:
     return logits[:, : prepared.valid[0], : prepared.valid[1]]
 
 
-def _binary(logits: mask.Array, prepared: Prepared, spec: Manifest, threshold: float | None) -> list[tuple[int, Rle]]:
+def _binary(logits: mask.Array, prepared: Prepared, spec: Manifest, threshold: float | None) -> ClassMasks:
     limit = logit_threshold(spec.threshold if threshold is None else threshold, spec)
     rle = mask.encode_logits(logits[0], prepared.source_size, limit)
     return [(0 if spec.background == 1 else 1, rle)] if mask.area(rle) else []
 
 
-def _several(logits: mask.Array, prepared: Prepared, spec: Manifest) -> list[tuple[int, Rle]]:
+def _several(logits: mask.Array, prepared: Prepared, spec: Manifest) -> ClassMasks:
     _, areas, rles = ops.semantic_map(logits, prepared.source_size)
     present = np.flatnonzero(_on_host(areas))
     return [(label, rles[label]) for label in present.tolist() if label != spec.background]

@@ -15,9 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from visdeploy import image
 from visdeploy.errors import InputError
 from visdeploy.spec import Spec
-from visdeploy.types import Picture, Result
+from visdeploy.types import Result
 from visdeploy.whole_file import whole_file
 
 _TABLES: Final[dict[str, tuple[str, ...]]] = {
@@ -36,24 +40,47 @@ class PredictionFiles:
         folder: Where they are to be.
         spec: The bundle's.
         overlays: Whether `Result.plot` is written for each image; default, unless the model is a restorer.
+        instances: Whether coco.json has one annotation per connected part of a mask.
+        probabilities: Whether the probability of a binary model's foreground is written as NAME-probability.png, in 256
+            levels of gray.
+
+    Raises:
+        InputError: The folder cannot be made, or the model has no such masks.
 
     Attributes:
+        found: Annotations so far.
         overlays: Drawn pictures written so far.
         pictures: What kinds of pictures there are, in words.
         tables: Names of the files that `close` writes.
     """
 
-    def __init__(self, folder: str | Path, spec: Spec, *, overlays: bool | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        spec: Spec,
+        *,
+        overlays: bool | None = None,
+        instances: bool = False,
+        probabilities: bool = False,
+    ) -> None:
+        if instances and spec.task != "segmentation":
+            raise InputError(f"[predict] instances: only masks have parts; this model's task is {spec.task}")
+        if probabilities and not spec.binary:
+            raise InputError(
+                "[predict] probabilities: only a binary model's are written; masks.probability() has every class"
+            )
+        self._instances, self._probabilities = instances, probabilities
         self.folder = Path(folder)
         self._restores = spec.task == "restoration"
         self._draw = not self._restores if overlays is None else overlays
         drawn = "before and after" if self._restores else "overlays"
-        self.pictures = (*(["restored pictures"] if self._restores else []), *([drawn] if self._draw else []))
+        kinds = {"restored pictures": self._restores, drawn: self._draw, "probabilities": probabilities}
+        self.pictures = tuple(kind for kind, written in kinds.items() if written)
         self.overlays: list[Path] = []
         self._classes = {i: label for i, label in enumerate(spec.labels) if i != spec.background}
         self._names: set[str] = set()
         self._picture_names: set[str] = set()
-        self._found = 0
+        self.found = 0
         self._task = spec.task
         self.tables = _TABLES[spec.task]
         with self._writing(self.folder):
@@ -73,22 +100,27 @@ class PredictionFiles:
         name = _unlike(source.name, self._names, image_id)
         height, width = result.size
         rows = [[name, *row] for row in self._rows_of(result)]
-        annotations = result.to_coco(image_id) if "coco.json" in self.tables else []
+        annotations = result.to_coco(image_id, instances=self._instances) if "coco.json" in self.tables else []
         self._names.add(name)
         with self._writing(self.folder):
             _append(self._images, {"id": image_id, "file_name": name, "height": height, "width": width})
             for annotation in annotations:
-                self._found += 1
-                _append(self._annotations, {"id": self._found, **annotation})
+                self.found += 1
+                _append(self._annotations, {"id": self.found, **annotation})
             self._rows.writelines(_line(row) for row in rows)
         if self.pictures and source.is_file() and source.parent.samefile(self.folder):
             kinds = " and ".join(self.pictures)
             raise InputError(f"[predict] out: {kinds} in {self.folder} could replace images; choose another folder")
         if result.restored is not None:
-            self._save(result.restored, Path(name).stem, image_id)
+            self._save(result.restored.array, Path(name).stem, image_id)
+        if self._probabilities:
+            assert result.masks is not None
+            # What is no number is no foreground.
+            levels = np.rint(255 * np.nan_to_num(result.masks.probability())).astype(np.uint8)
+            self._save(levels, f"{Path(name).stem}-probability", image_id)
         if self._draw:
             stem = f"{Path(name).stem}{'-before-after' if self._restores else ''}"
-            self.overlays.append(self._save(result.plot(), stem, image_id))
+            self.overlays.append(self._save(result.plot().array, stem, image_id))
         return self
 
     def close(self) -> None:
@@ -107,9 +139,9 @@ class PredictionFiles:
             if name.endswith(".csv"):
                 self._write(name, self._rows)
 
-    def _save(self, picture: Picture, stem: str, image_id: int) -> Path:
+    def _save(self, pixels: NDArray[np.uint8], stem: str, image_id: int) -> Path:
         file = _unlike(f"{stem}.png", self._picture_names, image_id)
-        picture.save(self.folder / file)
+        image.write(self.folder / file, pixels)
         self._picture_names.add(file)
         return self.folder / file
 

@@ -111,6 +111,8 @@ class Predictor:
         iou: float | None = None,
         max_det: int | None = None,
         classes: str | int | Sequence[str | int] | None = None,
+        min_area: int | None = None,
+        fill_holes: bool | None = None,
     ) -> list[Result]: ...
     @overload
     def __call__(
@@ -123,6 +125,8 @@ class Predictor:
         iou: float | None = None,
         max_det: int | None = None,
         classes: str | int | Sequence[str | int] | None = None,
+        min_area: int | None = None,
+        fill_holes: bool | None = None,
     ) -> Result: ...
     def __call__(
         self,
@@ -134,6 +138,8 @@ class Predictor:
         iou: float | None = None,
         max_det: int | None = None,
         classes: str | int | Sequence[str | int] | None = None,
+        min_area: int | None = None,
+        fill_holes: bool | None = None,
     ) -> Result | list[Result]:
         """Predict one image, or each of a list.
 
@@ -145,11 +151,13 @@ class Predictor:
             iou: Largest IoU of two boxes of one class, from 0 to 1; default, the spec's `iou_threshold`.
             max_det: The most boxes of one image, best first; default, the spec's.
             classes: Names or indices of the classes to look for; the boxes of others do not count in `max_det`.
+            min_area: Connected parts of masks with fewer pixels become background; default, the spec's.
+            fill_holes: Whether background that one class encloses becomes that class; default, the spec's.
 
         Raises:
             InputError: An image cannot be decoded, or an argument is wrong, or does not go with the model's task.
         """
-        asked = Asked(threshold, conf, iou, max_det, classes)
+        asked = Asked(threshold, conf, iou, max_det, classes, min_area, fill_holes)
         self._check_usable()
         asked.check(self.spec)
         if isinstance(image, list):
@@ -167,6 +175,8 @@ class Predictor:
         iou: float | None = None,
         max_det: int | None = None,
         classes: str | int | Sequence[str | int] | None = None,
+        min_area: int | None = None,
+        fill_holes: bool | None = None,
     ) -> Iterator[Result]:
         """Predict any number of images in order, on as many threads as the engine has lanes, with bounded memory.
 
@@ -184,6 +194,8 @@ class Predictor:
             iou: As in a call.
             max_det: As in a call.
             classes: As in a call.
+            min_area: As in a call.
+            fill_holes: As in a call.
 
         Raises:
             InputError: An argument is wrong.
@@ -199,7 +211,7 @@ class Predictor:
             sources = in_folder(images)
         refuse_single(sources, "[stream] images")
         self._check_usable()
-        asked = Asked(threshold, conf, iou, max_det, classes)
+        asked = Asked(threshold, conf, iou, max_det, classes, min_area, fill_holes)
         asked.check(self.spec)
         return self._stream(iter(sources), min(batch_size, self.spec.max_batch), color, asked)
 
@@ -328,7 +340,7 @@ class Predictor:
             if restores:
                 found = find_tiled_picture(parts, prepared, self.spec)
             else:
-                found = find_tiled_masks(parts, prepared, self.spec, asked.threshold)
+                found = find_tiled_masks(parts, prepared, asked.cleaning(self.spec), asked.threshold)
         return _answered(result, found, 1e3 * waited, 1e3 * (time.perf_counter() - start - waited))
 
     @contextmanager

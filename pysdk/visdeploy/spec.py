@@ -67,7 +67,7 @@ class Spec(BaseModel):
         architecture: Name and arguments of the visdeploy model, or None for anyone else's.
         input_name: Name of the graph's uint8 (B, H, W, 3) RGB input.
         output_name: Name of its float32 output.
-        divisor: Height and width must be multiples of it; 32 in segmentation, else 1.
+        divisor: Height and width must be multiples of it; 32 in segmentation and restoration, else 1.
         max_batch: Largest batch that is sent through the network at once.
         max_size: Largest height and width that engines with fixed profiles prepare for.
         exif: The EXIF orientation is applied on decoding.
@@ -77,7 +77,7 @@ class Spec(BaseModel):
         tile_overlap: The share of a window that the next one repeats, along each axis.
         interpolation: How pixels are resampled.
         antialias: Average over areas (cv2.INTER_AREA) where neither axis grows.
-        pad_value: Sample value of padding.
+        pad_value: Sample value of padding; in restoration the last row and column are repeated instead.
         activation: "sigmoid" (one channel), "softmax" (several) or "none" (the output already is a probability).
         threshold: Probability above which a binary pixel is foreground, or a detection is returned.
         anchors: What a detector's offsets are relative to.
@@ -85,8 +85,8 @@ class Spec(BaseModel):
         iou_threshold: Largest IoU of two boxes of one class; a detector's, as the next three.
         top_k: Candidates of each class, by score, that NMS looks at.
         max_det: Boxes in one image.
-        min_area: Segmentation: connected parts of a class with fewer pixels of the source image become holes.
-        fill_holes: Segmentation: holes in a class are filled, before small parts are removed.
+        min_area: Segmentation: connected parts of a class with fewer pixels of the source image become background.
+        fill_holes: Segmentation: background that one class encloses becomes that class, see `clean_up.clean`.
         nms: "exact" keeps classes apart; "torchvision" rounds as its `batched_nms` does, see `ops.detect`.
         metrics: What validation measured.
         tolerances: How far engines may differ from the golden logits, by precision.
@@ -190,6 +190,8 @@ class Spec(BaseModel):
             raise ValueError(f"enlarge: goes with the task restoration, got {self.task}")
         if self.task != "segmentation" and (self.min_area or self.fill_holes):
             raise ValueError(f"min_area, fill_holes: go with the task segmentation, got {self.task}")
+        if not self.has_background and (self.min_area or self.fill_holes):
+            raise ValueError("min_area, fill_holes: expected a background among the labels, which removed parts become")
         return self
 
     def _agree_on_pictures(self) -> None:
@@ -214,6 +216,11 @@ class Spec(BaseModel):
         return self.task == "segmentation" and self._one_channel
 
     @property
+    def has_background(self) -> bool:
+        """Whether a segmented pixel may have no class; known for certain where the activation is."""
+        return self.background is not None or (len(self.labels) == 2 and self.activation != "softmax")
+
+    @property
     def _one_channel(self) -> bool:
         return self.activation == "sigmoid" or (self.activation == "none" and len(self.labels) == 2)
 
@@ -229,7 +236,7 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InputError(f"[{where}] " + "; ".join(_sentence(cls, entry) for entry in error.errors())) from error
+            raise InputError(f"[{where}] " + "; ".join(sentence(cls, entry) for entry in error.errors())) from error
 
 
 class FileEntry(BaseModel):
@@ -319,7 +326,8 @@ def default_palette(count: int, background: int | None) -> tuple[Color, ...]:
     return tuple(colors)
 
 
-def _sentence(cls: type[Spec], error: Any) -> str:
+def sentence(cls: type[Spec], error: Any) -> str:
+    """Return what one of a `ValidationError`'s errors says, in the words of a spec's author."""
     field = ".".join(str(part) for part in error["loc"]) or "spec"
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(field, cls.model_fields, n=1)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy import drawing, mask
+from visdeploy.clean_up import clean
 from visdeploy.errors import InputError, MissingDependencyError, VisdeployError
+from visdeploy.instances import Instances, Probabilities, as_text, split
 
 Rle = dict[str, Any]
 
@@ -82,6 +85,24 @@ class Masks:
             planes = np.exp(planes - planes.max(0))
             planes /= planes.sum(0)
         return planes[0] if len(planes) == 1 else planes
+
+    def instances(self, *, min_area: int = 0, fill_holes: bool = False) -> Instances:
+        """Return the connected parts of every class one by one: things of one class that touch are one part.
+
+        Args:
+            min_area: Parts with fewer pixels are left out.
+            fill_holes: Whether pixels without a class that one class encloses belong to that, see `clean_up.clean`.
+
+        Raises:
+            InputError: `min_area` is no whole number, or below 0.
+        """
+        if not isinstance(min_area, Integral) or min_area < 0:
+            raise InputError(f"[instances] min_area: expected a whole number of pixels, got {min_area!r}")
+        found = list(zip(self.labels.tolist(), self.rle, strict=True))
+        if min_area > 1 or fill_holes:
+            found = clean(found, self.size, min_area=int(min_area), fill_holes=fill_holes)
+        sure = None if self.logits is None else Probabilities(self.logits, self.size, self.activation)
+        return split(found, self.size, sure)
 
 
 @dataclass(frozen=True)
@@ -215,7 +236,7 @@ class Result:
         found = self.found
         if isinstance(found, Masks):
             document["masks"] = [
-                {"label": int(label), "name": self.labels[label], "rle": _as_text(rle), "area": int(mask.area(rle))}
+                {"label": int(label), "name": self.labels[label], "rle": as_text(rle), "area": int(mask.area(rle))}
                 for rle, label in zip(found.rle, found.labels, strict=True)
             ]
         elif isinstance(found, Boxes):
@@ -240,21 +261,28 @@ class Result:
         """Return `to_dict` as one JSON document."""
         return json.dumps(self.to_dict())
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int, *, instances: bool = False) -> list[dict[str, Any]]:
         """Return COCO annotations, one per class that has a mask or per box, which has a `score` too.
 
         `category_id` is the class index.
 
+        Args:
+            image_id: Of the image in the document.
+            instances: Whether masks are given part by part, see `Masks.instances`.
+
         Raises:
-            InputError: The model is a classifier or a restorer; COCO annotates objects.
+            InputError: The model is a classifier or a restorer, and COCO annotates objects; or a detector, of whose
+                boxes there are no `instances`.
         """
+        if instances:
+            return self._parts("to_coco").to_coco(image_id)
         found = self._found_for("to_coco")
         if isinstance(found, Masks):
             return [
                 {
                     "image_id": image_id,
                     "category_id": int(label),
-                    "segmentation": _as_text(rle),
+                    "segmentation": as_text(rle),
                     "area": int(mask.area(rle)),
                     "bbox": [float(value) for value in mask.toBbox(rle)],
                     "iscrowd": 0,
@@ -298,15 +326,19 @@ class Result:
                 return mask.to_kaggle(rle, order=order)
         return ""
 
-    def to_supervision(self) -> Any:
+    def to_supervision(self, *, instances: bool = False) -> Any:
         """Return `supervision.Detections`, of a classifier `Classifications`; needs the supervision package.
 
         Masks come one per class found; boxes with `confidence`, and their names as `data["class_name"]`.
 
+        Args:
+            instances: Whether masks are given part by part, with `confidence`, see `Masks.instances`. Each of them is
+                as large as the image.
+
         Raises:
-            InputError: The model is a restorer.
+            InputError: The model is a restorer; or `instances` of something else than masks are asked for.
         """
-        found = self._found_for("to_supervision")
+        found = self._parts("to_supervision") if instances else self._found_for("to_supervision")
         try:
             import supervision
         except ImportError as error:
@@ -318,9 +350,17 @@ class Result:
             names = {"class_name": np.array(found.names, np.str_)}
             return supervision.Detections(xyxy=found.xyxy, confidence=found.scores, class_id=found.labels, data=names)
         dense = np.array([mask.decode(rle) for rle in found.rle], bool).reshape(-1, *self.size)
+        if isinstance(found, Instances):
+            return supervision.Detections(xyxy=found.boxes, mask=dense, class_id=found.labels, confidence=found.scores)
         boxes = np.array([mask.toBbox(rle) for rle in found.rle], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return supervision.Detections(xyxy=boxes, mask=dense, class_id=found.labels)
+
+    def _parts(self, caller: str) -> Instances:
+        found = self.found
+        if not isinstance(found, Masks):
+            raise InputError(f"[{caller}] instances: expected masks, whose parts they are; this model finds none")
+        return found.instances()
 
     @property
     def found(self) -> Found:
@@ -339,7 +379,3 @@ class Result:
                 f"[{caller}] expected masks, boxes or a class, got a restored picture; use restored.save()"
             )
         return found
-
-
-def _as_text(rle: Rle) -> Rle:
-    return {"size": [int(side) for side in rle["size"]], "counts": bytes(rle["counts"]).decode()}

@@ -13,7 +13,9 @@ import typer
 from visdeploy.cli.app import app
 from visdeploy.cli.options import (
     AsJson,
+    Clean,
     Data,
+    Degradation,
     Engines,
     Format,
     Masks,
@@ -42,6 +44,8 @@ def compare(
     task: Annotated[str, typer.Option(help=", ".join(TASKS))] = TASKS[0],
     format: Format = "auto",
     masks: Masks = None,
+    degrade: Degradation = None,
+    clean: Clean = None,
     encoder: Annotated[str | None, typer.Option(help="Of all, as in train.")] = None,
     weights: Annotated[str | None, typer.Option(help="Of all, as in train.")] = None,
     size: Annotated[str | None, typer.Option(help="Of all, as in train.")] = None,
@@ -73,7 +77,7 @@ def compare(
     shared = [*(f"{key}={value}" for key, value in given.items() if value is not None), every or ""]
     common = _options(",".join(filter(None, shared)))
     chosen = {recipe: {"task": choice("task", task, TASKS), **_recipe(recipe, common)} for recipe in recipes}
-    dataset = open_data(data, format, masks, task)
+    dataset = open_data(data, format, masks, task, degrade=degrade, clean=clean)
     note_some(dataset.problems)
     with redirect_stdout(sys.stderr):  # the table alone is the answer
         found = comparing.compare(
@@ -95,14 +99,10 @@ def compare(
 
 def _recipe(text: str, common: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of `TrainOptions`: a recipe's own, which those for all change, which those after it change."""
-    from visdeploy.models.registry import REGISTRY
-    from visdeploy.train.recipes import RECIPES
+    from visdeploy.train import recipes
 
     name, _, changes = text.partition(":")
-    if name not in RECIPES and name not in REGISTRY:
-        choice("recipe", name, tuple(dict.fromkeys([*RECIPES, *REGISTRY])))
-    preset: dict[str, Any] = {**RECIPES[name].fields} if name in RECIPES else {"arch": name}
-    layers = (preset, common, _options(changes))
+    layers = (recipes.preset(name), common, _options(changes))
     model = {key: value for layer in layers for key, value in layer.get("model", {}).items()}
     return {key: value for layer in layers for key, value in layer.items()} | {"model": model}
 

@@ -46,6 +46,19 @@ def predict(
     classes: Annotated[
         str | None, typer.Option(help="Names or indices of the classes to look for, with commas; a detector's.")
     ] = None,
+    min_area: Annotated[
+        int | None, typer.Option(help="Parts of masks with fewer pixels become background; default, the bundle's.")
+    ] = None,
+    fill_holes: Annotated[
+        bool | None,
+        typer.Option("--fill-holes/--keep-holes", help="Fill holes in masks, or not; default, as the bundle says."),
+    ] = None,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="One annotation per connected part of a mask, not per class.")
+    ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write a binary model's probability as NAME-probability.png.")
+    ] = False,
     overlays: Annotated[
         bool | None,
         typer.Option(
@@ -67,7 +80,7 @@ def predict(
     with load(bundle, engine=engine, precision=precision, num_threads=threads) as predictor:
         note_engine(predictor.engine)
         spec = predictor.spec
-        files = PredictionFiles(out, spec, overlays=overlays)
+        files = PredictionFiles(out, spec, overlays=overlays, instances=instances, probabilities=probabilities)
         results = predictor.stream(
             paths,
             batch_size=batch,
@@ -76,6 +89,8 @@ def predict(
             iou=iou,
             max_det=max_det,
             classes=_names_or_indices(classes, spec.labels),
+            min_area=min_area,
+            fill_holes=fill_holes,
         )
         for result in track(results, len(paths), "predicting"):
             if result.error is not None:
@@ -95,6 +110,8 @@ def predict(
         if spec.task == "detection":
             above = f" above {spec.threshold if conf is None else conf:g}; --conf lowers it" if not counts else ""
             found = f", {counts.total()} boxes{above}"
+        if instances:
+            found = f", {files.found} parts"
         each = f" ({', '.join(f'{count} {name}' for name, count in counts.most_common(10))})" if counts else ""
         left = ", ".join([*files.tables, *files.pictures])
         print(f"{len(paths) - failed} of {len(paths)} images{found}{each} -> {out}/ ({left})")

@@ -3,12 +3,14 @@
 A file per format turns a folder into a `Dataset`: named pairs that are decoded only when asked for.
 """
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any, get_args
 
-from visdeploy.data import boxes_csv, camvid, carvana, coco, folder, photos, voc, yolo
+from visdeploy.data import boxes_csv, camvid, carvana, coco, coco_masks, folder, photos, voc, voc_masks, yolo
+from visdeploy.data.colormap import classes_of, colors_of, voc_colormap
 from visdeploy.data.dataset import Dataset, Item, Objects, Sample, check, check_or_raise
 from visdeploy.data.degrade import Degrade
 from visdeploy.data.largest import largest_object, largest_objects
@@ -23,22 +25,28 @@ __all__ = [
     "Sample",
     "check",
     "check_or_raise",
+    "classes_of",
+    "colors_of",
     "largest_object",
     "largest_objects",
     "open",
+    "voc_colormap",
 ]
 
-# The most telling layout first: the plain folder asks for the least.
-_FORMATS: dict[str, Any] = {
-    "camvid": camvid,
-    "carvana": carvana,
-    "folder": folder,
-    "voc": voc,
-    "coco": coco,
-    "yolo": yolo,
-    "boxes_csv": boxes_csv,
-    "photos": photos,
-}
+# The most telling layout first: the plain folder asks for the least. A format that is read in two ways is so by task.
+_READERS: tuple[tuple[str, Any], ...] = (
+    ("camvid", camvid),
+    ("carvana", carvana),
+    ("voc", voc_masks),
+    ("coco", coco_masks),
+    ("folder", folder),
+    ("voc", voc),
+    ("coco", coco),
+    ("yolo", yolo),
+    ("boxes_csv", boxes_csv),
+    ("photos", photos),
+)
+_NAMES = {reader: name for name, reader in _READERS}
 
 # What a file that describes a data set is, by its extension: the format, and the option of its reader that names it.
 _FILES = {
@@ -54,8 +62,8 @@ def open(path: str | Path, *, format: str = "auto", task: str | None = None, **o
 
     Args:
         path: The folder; or the JSON, YAML or CSV in it that describes the boxes, where there are several.
-        format: "folder", "carvana" or "camvid" for masks; "voc", "coco", "yolo" or "boxes_csv" for boxes; "photos" for
-            pictures to restore; or "auto" to tell by what is in the folder.
+        format: "folder", "carvana" or "camvid" for masks; "voc" or "coco" for masks or boxes, by the task; "yolo" or
+            "boxes_csv" for boxes; "photos" for pictures to restore; or "auto" to tell by what is in the folder.
         task: What it is for: "segmentation", "detection", "localization", "classification" or "restoration"; the third
             and fourth take the largest object of each image. None takes what the folder has, masks before boxes; or
             pictures to restore where `degrade=` or `clean=` is given.
@@ -91,34 +99,40 @@ def open(path: str | Path, *, format: str = "auto", task: str | None = None, **o
 
 
 def _read(root: Path, format: str, task: str | None, options: dict[str, object]) -> Dataset:
-    name = _detect(root, task, options) if format == "auto" else format
-    if name not in _FORMATS:
-        near = get_close_matches(name, _FORMATS, n=1, cutoff=0.0)[0]
-        raise InputError(f"[data.open] format: no format {name!r}; did you mean {near!r}? ({', '.join(_FORMATS)})")
-    reader = _FORMATS[name]
-    if task is not None and task not in reader.TASKS:
-        raise InputError(f"[data.open] format: {name!r} is for {', '.join(sorted(reader.TASKS))}, not for {task}")
+    reader = _detect(root, task, options) if format == "auto" else _named(format, root, task)
     known = list(signature(reader.read).parameters)[1:]
     if unknown := sorted(options.keys() - known):
         takes = f"takes {', '.join(known)}" if known else "has no options"
-        raise InputError(f"[data.open] {unknown[0]}: the format {name!r}, which {root} has, {takes}")
+        raise InputError(f"[data.open] {unknown[0]}: the format {_NAMES[reader]!r}, which {root} has, {takes}")
     dataset: Dataset = reader.read(root, **options)
     return dataset
 
 
-def _detect(root: Path, task: str | None, options: dict[str, object]) -> str:
+def _named(format: str, root: Path, task: str | None) -> Any:
+    readers = [reader for reader, name in _NAMES.items() if name == format]
+    if not readers:
+        near = get_close_matches(format, _NAMES.values(), n=1, cutoff=0.0)[0]
+        known = ", ".join(dict.fromkeys(_NAMES.values()))
+        raise InputError(f"[data.open] format: no format {format!r}; did you mean {near!r}? ({known})")
+    fitting = [reader for reader in readers if task is None or task in reader.TASKS]
+    if not fitting:
+        raise InputError(f"[data.open] format: {format!r} is for {_tasks(readers)}, not for {task}")
+    return next((reader for reader in fitting if reader.matches(root)), fitting[-1])
+
+
+def _detect(root: Path, task: str | None, options: dict[str, object]) -> Any:
     if task == "restoration":
-        return "photos"
+        return photos
     # Every folder of images is one of photographs: it is read so only where something is to be restored.
-    formats = {name: reader for name, reader in _FORMATS.items() if reader is not photos}
-    found = [name for name, reader in formats.items() if reader.matches(root)]
-    if found[:1] == ["folder"] and "masks" not in options and not folder.has_masks(root):
+    readers = [reader for reader in _NAMES if reader is not photos]
+    found = [reader for reader in readers if reader.matches(root)]
+    if found[:1] == [folder] and "masks" not in options and not folder.has_masks(root):
         # Bare images are of no use to what needs no masks.
-        found = found[1:] or (["folder"] if task in (None, "segmentation") else [])
-        bare = found in ([], ["folder"])
+        found = found[1:] or ([folder] if task in (None, "segmentation") else [])
+        bare = found in ([], [folder])
     else:
         bare = not found
-    fitting = [name for name in found if task is None or task in _FORMATS[name].TASKS]
+    fitting = [reader for reader in found if task is None or task in reader.TASKS]
     if task != "segmentation" and (bare or not fitting):
         for reader in (coco, yolo, boxes_csv) if bare else (coco,):
             reader.explain(root)
@@ -127,9 +141,11 @@ def _detect(root: Path, task: str | None, options: dict[str, object]) -> str:
     if not any(root.iterdir()):
         raise InputError(f"[data.open] path: {root} is an empty folder")
     if found:
-        raise InputError(
-            f"[data.open] path: {root} has no labels for {task}, only for "
-            f"{', '.join(sorted({kind for name in found for kind in _FORMATS[name].TASKS}))} ({', '.join(found)})"
-        )
-    layouts = "; ".join(reader.LAYOUT for reader in formats.values() if task is None or task in reader.TASKS)
+        names = ", ".join(_NAMES[reader] for reader in found)
+        raise InputError(f"[data.open] path: {root} has no labels for {task}, only for {_tasks(found)} ({names})")
+    layouts = "; ".join(reader.LAYOUT for reader in readers if task is None or task in reader.TASKS)
     raise InputError(f"[data.open] path: {root} has none of the known layouts: {layouts}")
+
+
+def _tasks(readers: Iterable[Any]) -> str:
+    return ", ".join(sorted({task for reader in readers for task in reader.TASKS}))

@@ -46,8 +46,8 @@ def read(
         InputError: The JSON is missing, or not what is expected.
     """
     files = [root / json] if json is not None else _choose(root)
-    documents = [(path, _load(path)) for path in files]
-    found = dict.fromkeys(name for path, document in documents for name in _category_names(document, path).values())
+    documents = [(path, load(path)) for path in files]
+    found = dict.fromkeys(name for path, document in documents for name in category_names(document, path).values())
     names = with_background(list(labels if labels is not None else found))
     bases = [root / images] if images is not None else [root, root / "images", root / "JPEGImages"]
     splits = []
@@ -69,12 +69,17 @@ def explain(root: Path) -> None:
         text = path.read_bytes()
         if path.parent == root and text.strip() and not any(key in text for key in _KEYS):
             continue  # no kin of COCO's
-        _load(path)
+        load(path)
         raise InputError(f"[data] {path}: no box ('bbox') in its annotations, so it is no COCO JSON of boxes")
 
 
 def _json_files(root: Path) -> list[Path]:
     return sorted([*root.glob("*.json"), *(root / "annotations").glob("*.json")])
+
+
+def panoptic_files(root: Path) -> list[Path]:
+    """The JSON files of segments, whose categories name the ids in semantic masks."""
+    return [path for path in _json_files(root) if _PANOPTIC in path.read_bytes()]
 
 
 def _candidates(root: Path) -> list[Path]:
@@ -103,11 +108,16 @@ def _choose(root: Path) -> list[Path]:
     # A truncated half of a split may have lost the words of this format; the other half alone would be split anew.
     for part, other in (_PARTS, _PARTS[::-1]):
         if part in found[0].name and (lost := found[0].with_name(found[0].name.replace(part, other))).is_file():
-            _load(lost)
+            load(lost)
     return found
 
 
-def _load(path: Path) -> Record:
+def load(path: Path) -> Record:
+    """Read a JSON file of lists of images, annotations and categories.
+
+    Raises:
+        InputError: It is none.
+    """
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -130,8 +140,12 @@ def _load(path: Path) -> Record:
     return dict(document)
 
 
-def _category_names(document: Record, path: Path) -> dict[int, str]:
-    """Names by id, in the order of ids, without the background that some writers add."""
+def category_names(document: Record, path: Path) -> dict[int, str]:
+    """Names by id, in the order of ids, without the background that some writers add.
+
+    Raises:
+        InputError: An id or name is missing, or there twice.
+    """
     categories = document["categories"]
     for category in categories:
         if not _is_whole(category.get("id")) or not isinstance(category.get("name"), str):
@@ -151,7 +165,7 @@ def _parts(images: list[Record]) -> list[list[Record]]:
 
 def _read_document(path: Path, document: Record, names: Sequence[str], folders: Sequence[Path]) -> list[Split]:
     known = {name: label for label, name in enumerate(names) if label}
-    labels = {number: known.get(name, 0) for number, name in _category_names(document, path).items()}
+    labels = {number: known.get(name, 0) for number, name in category_names(document, path).items()}
     images = {image["id"]: image for image in document["images"] if _is_whole(image.get("id"))}
     marked: dict[int, list[Record]] = {number: [] for number in images}
     problems = []

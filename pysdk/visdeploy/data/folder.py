@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from visdeploy.data.dataset import IGNORE_INDEX, ClassMap, Dataset, Item, hold_out
-from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.data.dataset import IGNORE_INDEX, Dataset, Item, hold_out
+from visdeploy.data.mask_files import Colormap, check_names, read_class_map, read_mask
+from visdeploy.errors import InputError
 from visdeploy.image import SUFFIXES, decode
 from visdeploy.spec import default_palette
 
@@ -108,10 +108,11 @@ def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
     return [(name, by_name[0][name], by_name[1][name]) for name in names], problems
 
 
-def make_items(pairs: Iterable[Pair], classes: Mapping[int, int]) -> list[Item]:
-    """Turn file pairs into items whose masks are mapped from file value to class index."""
+def make_items(pairs: Iterable[Pair], classes: Mapping[int, int], colormap: Colormap | None = None) -> list[Item]:
+    """Turn file pairs into items whose masks are mapped from file value to class index, see `read_class_map`."""
     return [
-        Item(name, partial(decode, image), partial(read_class_map, mask, classes), image) for name, image, mask in pairs
+        Item(name, partial(decode, image), partial(read_class_map, mask, classes, colormap), image)
+        for name, image, mask in pairs
     ]
 
 
@@ -124,6 +125,9 @@ def find_classes(paths: Sequence[Path], labels: Sequence[str] | None) -> tuple[d
 
     Returns:
         The class index of each file value, and the class names.
+
+    Raises:
+        InputError: There are more names than a mask has room for.
     """
     # A few masks are enough to see two values; only where they show more or fewer is it worth reading all.
     uses = _count_values(paths[:: max(1, len(paths) // 16)])
@@ -134,85 +138,10 @@ def find_classes(paths: Sequence[Path], labels: Sequence[str] | None) -> tuple[d
         common = [value for value, _ in uses.most_common(2)]
         low, high = sorted(common) if len(common) == 2 else (0, max(common, default=0) or 255)
         return {IGNORE_INDEX: IGNORE_INDEX} | {low: 0, high: 1}, tuple(labels or _BINARY_LABELS)
-    count = max(uses.keys() - {IGNORE_INDEX}, default=0) + 1
+    count = max((value for value in uses if value < IGNORE_INDEX), default=0) + 1
     names = tuple(labels or ("background", *(f"class {index}" for index in range(1, count))))
+    check_names(names)
     return {index: index for index in range(len(names))} | {IGNORE_INDEX: IGNORE_INDEX}, names
-
-
-def read_class_map(path: Path, classes: Mapping[int, int]) -> ClassMap:
-    """Decode a mask and map its values to class indices.
-
-    Args:
-        path: Mask file.
-        classes: Class index of each value that may occur.
-
-    Returns:
-        (H, W) uint8.
-
-    Raises:
-        InputError: The file is unreadable or has a value outside `classes`.
-    """
-    values = read_mask(path)
-    known = np.zeros(256, np.bool_)
-    table = np.zeros(256, np.uint8)
-    for value, index in classes.items():
-        known[value], table[value] = True, index
-    if not known[values].all():
-        unknown = sorted(set(np.unique(values).tolist()) - classes.keys())
-        raise InputError(f"{path}: unknown label values {_short(unknown)}; known are {_short(sorted(classes))}")
-    return table[values]
-
-
-def read_mask(path: Path) -> ClassMap:
-    """Decode the raw values of a mask: palette files give their indices, not their colours.
-
-    Returns:
-        (H, W) uint8.
-
-    Raises:
-        InputError: The file is unreadable, coloured, or has values above 255.
-        MissingDependencyError: A palette file, and Pillow is not installed.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    if _has_palette(data):
-        return _read_indices(path)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise InputError(f"{path}: not an image, or a damaged one")
-    if pixels.ndim == 3:
-        if (pixels[..., :3] != pixels[..., :1]).any():
-            raise InputError(f"{path}: a colour picture; expected a mask with one channel of class indices")
-        pixels = pixels[..., 0]
-    if path.suffix.lower() in {".jpg", ".jpeg"}:
-        # JPEG smears values around edges, so only two far-apart values survive in it.
-        pixels = np.where(pixels > 127, 255, 0)
-    if pixels.dtype != np.uint8 and (pixels.max() > 255 or pixels.min() < 0):
-        raise InputError(f"{path}: expected values 0 to 255, got {pixels.min()} to {pixels.max()}")
-    return pixels.astype(np.uint8, copy=False)
-
-
-def _has_palette(data: bytes) -> bool:
-    is_palette_png = data[:8] == b"\x89PNG\r\n\x1a\n" and data[25:26] == b"\x03"
-    return is_palette_png or data[:4] == b"GIF8"
-
-
-def _read_indices(path: Path) -> ClassMap:
-    # OpenCV expands palettes to colours and cannot be told not to.
-    try:
-        from PIL import Image as PillowImage
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: palette masks need Pillow: pip install 'visdeploy[train]'") from error
-    try:
-        with PillowImage.open(path) as picture:
-            return np.array(picture, np.uint8)
-    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
-        raise InputError(f"{path}: not an image, or a damaged one") from error
 
 
 def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
@@ -264,8 +193,3 @@ def _values_of(path: Path) -> set[int]:
     except InputError:
         # Left to `check`, which names every bad file at once.
         return set()
-
-
-def _short(values: Sequence[int]) -> str:
-    shown = ", ".join(map(str, values[:12]))
-    return f"{shown}, ... {values[-1]}" if len(values) > 12 else shown

@@ -53,12 +53,24 @@ def read(root: Path, *, degrade: Degrade | None = None, clean: str | None = None
     notes: list[str] = []
     problems: list[str] = []
     if degrade is not None:
-        folders = _split(_inside(root, images))
+        folders = split_folders(_inside(root, images))
         parts = [_degraded(_photos(_inside(folder), notes), degrade) for folder in folders]
     else:
         parts = _paired(_pair_folders(root, images, str(clean)), problems, notes)
     train, val = parts if len(parts) == 2 else hold_out(parts[0])
     return Dataset((), (), train, val, problems=tuple(problems), notes=tuple(notes), degrade=degrade)
+
+
+def split_folders(folder: Path) -> list[Path]:
+    """Return the folders to train on and held out, by how their names begin; or the folder itself."""
+    below = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    found = []
+    for word in ("train", "val"):
+        named = [path for path in below if path.name == word] or [path for path in below if path.name.startswith(word)]
+        if len(named) != 1:
+            return [folder]
+        found += named
+    return found
 
 
 def _degraded(photos: dict[str, Path], degrade: Degrade) -> list[Item]:
@@ -90,10 +102,10 @@ def _whole_squares(path: Path, scale: int) -> Image:
 
 def _pair_folders(root: Path, images: str | None, clean: str) -> list[tuple[Path, Path]]:
     """The folders of bad and of clean pictures: one pair, or one to train on and one held out."""
-    parts = [(_inside(part, images), part / clean) for part in _split(root)]
+    parts = [(_inside(part, images), part / clean) for part in split_folders(root)]
     if len(parts) == 1 or not all(good.is_dir() for _, good in parts):
         bad = _inside(root, images)
-        parts = [(part, root / clean / part.relative_to(bad)) for part in _split(bad)]
+        parts = [(part, root / clean / part.relative_to(bad)) for part in split_folders(bad)]
     for bad, good in parts:
         if not good.is_dir():
             raise InputError(f"[data] {good}: no such folder of clean pictures (--clean, or clean= in Python)")
@@ -147,18 +159,6 @@ def _inside(folder: Path, images: str | None = None) -> Path:
     if images is not None:
         return folder / images
     return next((path for name in _IMAGES if (path := folder / name).is_dir()), folder)
-
-
-def _split(folder: Path) -> list[Path]:
-    """The folders to train on and held out, or the folder itself."""
-    below = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    found = []
-    for word in ("train", "val"):
-        named = [path for path in below if path.name == word] or [path for path in below if path.name.startswith(word)]
-        if len(named) != 1:
-            return [folder]
-        found += named
-    return found
 
 
 def _photos(folder: Path, notes: list[str]) -> dict[str, Path]:

@@ -52,11 +52,11 @@ def read(root: Path, *, labels: Sequence[str] | None = None, inclusive: bool | N
         InputError: No annotation has an image.
     """
     annotations = next((path for name in _FOLDERS if (path := root / name).is_dir()), root / _FOLDERS[0])
-    images = next((path for name in ("JPEGImages", "images") if (path := root / name).is_dir()), root)
+    images = image_folder(root)
     known = given_labels(root, labels)
     splits: list[Split] = []
     parsed: list[list[_Annotation]] = []
-    for stems in _splits(root, annotations):
+    for stems in listed_names(root, "Main") or [sorted(path.stem for path in annotations.glob("*.xml"))]:
         split, found = Split(), []
         for stem in stems:
             try:
@@ -81,6 +81,21 @@ def read(root: Path, *, labels: Sequence[str] | None = None, inclusive: bool | N
     return make_dataset(root, names, splits)
 
 
+def image_folder(root: Path) -> Path:
+    """Return the folder of the images: `JPEGImages/`, `images/` or `root` itself."""
+    return next((path for name in ("JPEGImages", "images") if (path := root / name).is_dir()), root)
+
+
+def listed_names(root: Path, purpose: str) -> list[list[str]] | None:
+    """Return the names to train on and those held out, or None where `ImageSets/PURPOSE/` does not list both."""
+    lists = [root / "ImageSets" / purpose / f"{name}.txt" for name in ("train", "val")]
+    if not all(path.is_file() for path in lists):
+        return None
+    return [
+        [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] for path in lists
+    ]
+
+
 @dataclass(frozen=True)
 class _Annotation:
     file: Path
@@ -96,15 +111,6 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise InputError("expected XML without a DOCTYPE")
-
-
-def _splits(root: Path, annotations: Path) -> list[list[str]]:
-    lists = [root / "ImageSets" / "Main" / f"{name}.txt" for name in ("train", "val")]
-    if not all(path.is_file() for path in lists):
-        return [sorted(path.stem for path in annotations.glob("*.xml"))]
-    return [
-        [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] for path in lists
-    ]
 
 
 def _read_xml(path: Path, images: Path, inclusive: bool | None) -> _Annotation:

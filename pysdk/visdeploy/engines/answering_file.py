@@ -17,7 +17,7 @@ from visdeploy.engines import cpu_quota, installed, reason
 from visdeploy.errors import EngineError, MissingDependencyError, VisdeployError
 from visdeploy.image import ImageSource, decode
 from visdeploy.ops import Detections
-from visdeploy.postprocess import boxes_at_source, find
+from visdeploy.postprocess import boxes_at_source, cleaned, find
 from visdeploy.preprocess import prepare, resampled_by_opencv
 from visdeploy.spec import Manifest
 from visdeploy.types import PARTS, Boxes, Classes, Found, Masks, Picture, Result
@@ -172,7 +172,10 @@ def _predicted(answer: Any, size: tuple[int, int], spec: Manifest) -> Found:
         _check_labels(labels, spec)
         counts = [text[start:end].tobytes() for start, end in pairwise(offsets)]
         masks = [{"size": list(size), "counts": entry} for entry in counts]
-        return Masks(masks, labels, size, spec.background, None, spec.activation)
+        # The file leaves that to who runs it.
+        found = cleaned(list(zip(labels.tolist(), masks, strict=True)), size, spec)
+        labels = np.array([label for label, _ in found], np.int64)
+        return Masks([rle for _, rle in found], labels, size, spec.background, None, spec.activation)
     boxes, scores, labels = parts
     _check_labels(labels, spec)
     return Boxes(boxes, scores, labels, tuple(spec.labels[label] for label in labels))

@@ -28,10 +28,16 @@ def _completed(conv: nn.Conv2d | nn.ConvTranspose2d, norm: Norm, relu: bool = Tr
         nn.init.zeros_(conv.bias)
     layers: list[nn.Module] = [conv]
     if norm == "batch":
-        layers.append(nn.BatchNorm2d(conv.out_channels))
+        layers.append(_batch_norm(conv.out_channels))
     if relu:
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels)
+    nn.init.constant_(norm.bias, 1e-3)
+    return norm
 
 
 def upsampling(
@@ -168,12 +174,6 @@ class ResidualBlock(nn.Module):
         return functional.relu(self.conv2(self.conv1(x)) + x, inplace=True)
 
 
-def _batch_norm(channels: int) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(channels)
-    nn.init.constant_(norm.bias, 1e-3)
-    return norm
-
-
 @register(
     "dynamic_unet",
     "fast.ai's DynamicUnet over any ResNet, MobileNetV2 or timm backbone",
@@ -183,8 +183,8 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 class DynamicUnet(nn.Module):
     """Backbone, two middle convolutions, a `DynamicUnetBlock` per finer feature map, a residual block on the full size.
 
-    It takes images of any size: maps that differ by a pixel are resized by nearest neighbours, as in fastai. A file
-    that was traced (ONNX) takes multiples of the coarsest stride if it was traced with one.
+    It takes images of any size: maps that differ by a pixel are resized by nearest neighbours, as in fastai. A graph
+    that was traced with a multiple of the coarsest stride, as those of `export` are, takes multiples only.
 
     Args:
         encoder: Name of the backbone.
@@ -250,7 +250,10 @@ class DynamicUnet(nn.Module):
         self.last_cross, self.residual = last_cross, residual
         width += 3 if last_cross else 0
         self.last = ResidualBlock(width, width // 2 if bottle else width, norm) if last_cross else nn.Identity()
-        self.head = nn.Conv2d(width, num_classes, 1)
+        self.head = convolution(width, num_classes, 1, norm=norm, relu=False)
+        if residual:
+            # The first answer is the input.
+            nn.init.zeros_(self.head[-1].get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised float32 (B, 3, H, W) to (B, num_classes, H, W)."""
@@ -265,3 +268,25 @@ class DynamicUnet(nn.Module):
             y = torch.cat([y, x], dim=1)
         out: Tensor = self.head(self.last(y))
         return out + x if self.residual else out
+
+    def layouts(self) -> dict[str, dict[str, str]]:
+        """Return what fastai calls the parameters, see `weights.load_weights`.
+
+        Its DynamicUnet is a list: backbone, BatchNorm, ReLU, middle, blocks, perhaps a last pixel shuffle, a resize,
+        perhaps the joined image and a residual block, the last convolution.
+        """
+        names = {**self.encoder.by_position("layers.0"), r"^layers\.1\.": "bn.", r"^layers\.3\.": "middle."}
+        names |= {rf"^layers\.{4 + index}\.": f"blocks.{index}." for index in range(len(self.blocks))}
+        position = 4 + len(self.blocks)
+        if self.encoder.strides[0] > 1:
+            names[rf"^layers\.{position}\."] = "last_up."
+            position += 1
+        if self.last_cross:
+            names[rf"^layers\.{position + 2}\.convpath\.0\."] = "last.conv1."
+            names[rf"^layers\.{position + 2}\.convpath\.1\."] = "last.conv2."
+            position += 2
+        names[rf"^layers\.{position + 1}\."] = "head."
+        names[r"\.conv2\.\d\.(query|key|value)\.0\.weight_orig$"] = r".attention.\1.weight"
+        names[r"\.conv2\.\d\.(query|key|value)\.0\.weight_([uv])$"] = r".attention.\1.\2"
+        names[r"\.conv2\.\d\.gamma$"] = ".attention.gamma"
+        return {"fastai": names}

@@ -6,8 +6,10 @@ looked up in timm, which builds the same pyramid from any of its `features_only`
 
 import copy
 import difflib
+import re
 from collections.abc import Callable
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,12 @@ class Encoder(nn.Module):
     # Lists, because TorchScript cannot infer the type of a tuple of any length.
     channels: list[int]
     strides: list[int]
+    # Where the parts lie in torchvision's network, cut as `nn.Sequential(*children)`: a pattern of names to our own.
+    positions: ClassVar[dict[str, str]] = {}
+
+    def by_position(self, prefix: str) -> dict[str, str]:
+        """Return the renames, see `weights.load_weights`, of a backbone that others cut and called `prefix`."""
+        return {rf"^{re.escape(prefix)}\.{part}": f"encoder.{name}" for part, name in self.positions.items()}
 
     def divides_evenly(self) -> bool:
         """Whether every feature map has exactly 1 / stride of the input's size, padding rules considered."""
@@ -44,6 +52,12 @@ class Encoder(nn.Module):
 
 class ResNetEncoder(Encoder):
     """A torchvision ResNet without its classifier."""
+
+    positions: ClassVar[dict[str, str]] = {
+        r"0\.": "conv1.",
+        r"1\.": "bn1.",
+        **{rf"{position}\.": f"layer{position - 3}." for position in range(4, 8)},
+    }
 
     def __init__(self, name: str, to_pooling: bool = False) -> None:
         super().__init__()
@@ -67,6 +81,8 @@ class ResNetEncoder(Encoder):
 
 class MobileNetV2Encoder(Encoder):
     """Torchvision's MobileNetV2 without its classifier, and without its last convolution unless `to_pooling`."""
+
+    positions: ClassVar[dict[str, str]] = {r"(?=\d+\.)": "features."}
 
     def __init__(self, name: str, to_pooling: bool = False) -> None:
         super().__init__()

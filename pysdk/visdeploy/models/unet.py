@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from visdeploy.models.encoders import create_encoder, require_multiple
+from visdeploy.models.encoders import create_pyramid, require_multiple
 from visdeploy.models.registry import register
 
 
@@ -41,7 +41,7 @@ class Unet(nn.Module):
 
     def __init__(self, encoder: str, num_classes: int, decoder_channels: int = 256) -> None:
         super().__init__()
-        self.encoder = create_encoder(encoder)
+        self.encoder = create_pyramid(encoder)
         channels, strides = self.encoder.channels, self.encoder.strides
         self.divisor = strides[-1]
         self.blocks = nn.ModuleList()
@@ -64,3 +64,9 @@ class Unet(nn.Module):
             level -= 1
         out: Tensor = self.head(y)
         return out
+
+    def layouts(self) -> dict[str, dict[str, str]]:
+        """Return what the course calls the parameters of its `Unet34`, see `weights.load_weights`."""
+        blocks = {rf"^up{number}\.": f"blocks.{number - 1}." for number in range(1, len(self.blocks) + 1)}
+        head = {rf"^up{len(self.blocks) + 1}\.": "head."}
+        return {"fastai": {**self.encoder.by_position("rn"), **blocks, **head}}

@@ -11,19 +11,12 @@ from torch import Tensor, nn
 
 from visdeploy.errors import InputError
 
-LAYOUTS = ("visdeploy", "torchvision", "timm", "fastai")
+# Who named the parameters: us, or those who published the encoder.
+OWN = "visdeploy"
+OF_ENCODERS = ("torchvision", "timm")
 
 # Mismatches that a message names.
 _EXAMPLES = 3
-
-# The course cuts a ResNet with `nn.Sequential(*children)`, so its stages are known by position.
-_FASTAI = {
-    r"^rn\.0\.": "encoder.conv1.",
-    r"^rn\.1\.": "encoder.bn1.",
-    **{rf"^rn\.{position}\.": f"encoder.layer{position - 3}." for position in range(4, 8)},
-    **{rf"^up{level}\.": f"blocks.{level - 1}." for level in range(1, 5)},
-    r"^up5\.": "head.",
-}
 
 
 @dataclass(frozen=True)
@@ -45,15 +38,42 @@ def load_weights(net: nn.Module, path: str | Path, layout: str = "visdeploy") ->
     Args:
         net: A model of `models.create`.
         path: A file written by `torch.save` (a state dict, or a dict that holds one) or a visdeploy checkpoint.
-        layout: Who named the parameters: "visdeploy" and "fastai" (the course's `Unet34`) fill the whole model,
-            "torchvision" and "timm" its encoder.
+        layout: Who named the parameters: "visdeploy" fills the whole model, "torchvision" and "timm" its encoder. A
+            model may know more, which fill it whole: its method `layouts()` returns, for each, the regular expressions
+            and replacements that turn a name into ours. "fastai" is the course's `Unet34` of "unet", and fastai's
+            DynamicUnet of "dynamic_unet", also as `Learner.save` wrote it.
 
     Raises:
-        InputError: The file cannot be read, or it lacks a parameter or holds one of another shape; all are listed.
+        InputError: The file cannot be read, or it lacks a parameter or holds one of another shape; all are listed. Or
+            the model knows no such layout.
     """
-    if layout not in LAYOUTS:
-        raise InputError(f"[load_weights] layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
-    return assign(net, _renamed(read_state(path), net, layout), layout, str(path))
+    if layout not in (known := _layouts(net)):
+        raise InputError(f"[load_weights] layout: {type(net).__name__} takes {', '.join(known)}, got {layout!r}")
+    state = read_state(path)
+    try:
+        return assign(net, _renamed(state, net, layout), layout, str(path))
+    except InputError as error:
+        fitting = [other for other in known if not _missing(net, _renamed(state, net, other), other)]
+        if not fitting or layout in fitting:
+            raise
+        raise InputError(f"{error}; its names are those of layout {fitting[0]!r}") from error
+
+
+class _Unread:
+    """Stands for what a checkpoint of fastai holds beside tensors: the lists and numbers of its optimiser."""
+
+    names = (
+        "fastcore.foundation.L",
+        "numpy._core.multiarray.scalar",
+        "numpy.core.multiarray.scalar",
+        "numpy.dtype",
+    )
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -63,7 +83,8 @@ def read_torch_file(path: str | Path) -> Any:
         InputError: The file is missing, or is not such a file.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_Unread, name) for name in _Unread.names]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"[weights] path: no such file: {path}") from error
     except Exception as error:  # a file of any other kind fails in ways of its own
@@ -84,9 +105,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 def assign(net: nn.Module, state: Mapping[str, Tensor], layout: str, origin: str) -> LoadReport:
     """Copy renamed weights into `net`; see `load_weights`."""
-    whole = layout in ("visdeploy", "fastai")
-    wanted = {name: value for name, value in net.state_dict().items() if whole or name.startswith("encoder.")}
-    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    wanted, whole = _wanted(net, layout), layout not in OF_ENCODERS
+    missing = _missing(net, state, layout)
     reshaped = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
     unused = [name for name in state if name not in wanted]
     problems = [f"missing {name} {tuple(wanted[name].shape)}" for name in missing]
@@ -106,14 +126,54 @@ def assign(net: nn.Module, state: Mapping[str, Tensor], layout: str, origin: str
     return LoadReport(tuple(loaded), tuple(unused))
 
 
+def _layouts(net: nn.Module) -> tuple[str, ...]:
+    return OWN, *(OF_ENCODERS if hasattr(net, "encoder") else ()), *_renames(net)
+
+
+def _renames(net: nn.Module) -> dict[str, dict[str, str]]:
+    layouts: Any = getattr(net, "layouts", dict)
+    renames: dict[str, dict[str, str]] = layouts()
+    return renames
+
+
+def _wanted(net: nn.Module, layout: str) -> dict[str, Tensor]:
+    whole = layout not in OF_ENCODERS
+    return {name: value for name, value in net.state_dict().items() if whole or name.startswith("encoder.")}
+
+
+def _missing(net: nn.Module, state: Mapping[str, Tensor], layout: str) -> list[str]:
+    wanted = _wanted(net, layout)
+    return [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+
+
 def _renamed(state: Mapping[str, Tensor], net: nn.Module, layout: str) -> dict[str, Tensor]:
     if layout == "torchvision":
         return {f"encoder.{name}": value for name, value in state.items()}
     if layout == "timm":
         return _as_timm_features(state, net)
-    if layout == "fastai":
-        return {_fastai_name(name): value for name, value in state.items()}
-    return dict(state)
+    if layout == OWN:
+        return dict(state)
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in _renames(net)[layout].items():
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    return _plain(renamed)
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that weight_norm and spectral_norm, which keep their factors, work with in evaluation."""
+    plain = dict(state)
+    for name in state:
+        stem, _, part = name.rpartition("_")
+        if part == "g" and f"{stem}_v" in state:
+            direction = plain.pop(f"{stem}_v")
+            length = direction.flatten(1).norm(dim=1).view(-1, *[1] * (direction.ndim - 1))
+            plain[stem] = plain.pop(name) * direction / length
+        elif part == "orig" and f"{stem}_u" in state and f"{stem}_v" in state:
+            weight = plain.pop(name)
+            plain[stem] = weight / (plain.pop(f"{stem}_u") @ weight.flatten(1) @ plain.pop(f"{stem}_v"))
+    return plain
 
 
 def _as_timm_features(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
@@ -124,9 +184,3 @@ def _as_timm_features(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, 
         flat = "encoder.body." + re.sub(r"^(stages|layers|blocks)\.(\d+)\.", r"\1_\2.", name)
         renamed[flat if flat in wanted else f"encoder.body.{name}"] = value
     return renamed
-
-
-def _fastai_name(name: str) -> str:
-    for pattern, replacement in _FASTAI.items():
-        name = re.sub(pattern, replacement, name)
-    return name
