@@ -90,6 +90,15 @@ def test_a_crop_is_hurt_as_much_as_a_whole_photograph():
         assert 0.5 < one / many < 2
 
 
+@pytest.mark.parametrize("how", [Degrade(text=True), Degrade(holes=True)])
+def test_edges_are_hurt_as_much_as_the_middle(how):
+    picture = photo(128, 128)
+    changed = np.mean([(how(picture, seed) != picture).any(2) for seed in range(300)], 0)
+    middle = changed[32:-32, 32:-32].mean()
+    for edge in (changed[:16], changed[-16:], changed[:, :16], changed[:, -16:]):
+        assert 0.5 < edge.mean() / middle < 2
+
+
 def test_gray_is_luma_in_three_channels_whatever_else_is_done():
     picture = photo()
     gray = Degrade(gray=True)(picture, 0)

@@ -89,7 +89,7 @@ def test_every_recipe_is_a_set_of_options():
     for name, recipe in recipes.RECIPES.items():
         chosen = recipes.options(name, out=Path("run"))
         assert all(getattr(chosen, field) == value for field, value in recipe.fields.items())
-    assert recipes.options("unet", out=Path("run")) == TrainOptions(Path("run"))
+    assert recipes.options("unet", out=Path("run")) == TrainOptions(Path("run"))  # a model alone, by its name
     sgd = recipes.options("fcn-sgd", out=Path("run"), lr=0.5)
     assert (sgd.arch, sgd.optimizer, sgd.lr, sgd.weight_decay, sgd.dice) == ("fcn", "sgd", 0.5, 1e-3, 0.0)
     with pytest.raises(InputError, match="did you mean 'resnet_unet-sgd'"):
@@ -98,11 +98,11 @@ def test_every_recipe_is_a_set_of_options():
 
 def test_a_stepped_run_resumes_where_it_stopped(discs, tmp_path, monkeypatch):  # noqa: F811
     dataset = data.open(discs)
-    changes = {"optimizer": "sgd", "momentum": 0.9, "schedule": "step", "epochs": (3,)}
+    changes = {"optimizer": "sgd", "momentum": 0.9, "schedule": "step", "epochs": (2,), "sizes": ((32, 32),)}
     fit(dataset, options(tmp_path / "whole", **changes))
 
     def kill(self, trainer, module):
-        if trainer.current_epoch == 2:
+        if trainer.current_epoch == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -131,8 +131,10 @@ def test_what_is_said_wins_over_the_recipe(run, chosen, discs, tmp_path):  # noq
     out = tmp_path / "run"
     arguments = ["train", "--data", discs, "--out", out]
     said = ["--recipe", "resnet_unet-adam-1e-4", "--lr", "0.001", "--ema", "0.98", "--size", "64"]
-    assert run(*arguments, *said)[0] == 2
+    code, _, err = run(*arguments, *said)
+    assert code == 2
     (options,) = chosen
+    assert "ResNetUNet, Adam 1e-4, from the middle of the run 1e-5" in err
     assert options == recipes.options("resnet_unet-adam-1e-4", out=out, lr=1e-3, ema=0.98, sizes=((64, 64),))
     assert (options.schedule, options.dice) == ("step", 0.0)
     code, _, err = run(*arguments, "--recipe", "unett")

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from visdeploy.errors import BundleError, InputError
 from visdeploy.onnx_files import has_external_data
-from visdeploy.spec import MAX_BYTES, SCHEMA_VERSION, FileEntry, Manifest, Spec
+from visdeploy.spec import MAX_BYTES, SCHEMA_VERSION, FileEntry, Manifest, Spec, sentence
 from visdeploy.whole_file import whole_file
 
 __all__ = ["Bundle", "Manifest", "Spec", "write"]
@@ -254,9 +254,7 @@ def _parse_manifest(data: bytes, path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path}: {MANIFEST} is not valid: {field}: {first['msg']}") from error
+        raise BundleError(f"{path}: {MANIFEST} is not valid: {sentence(Manifest, error.errors()[0])}") from error
     for name in manifest.files:
         if not _NAME.fullmatch(name) or name == MANIFEST:
             raise BundleError(f"{path}: refused, its manifest lists a file named {name!r}")

@@ -55,9 +55,9 @@ def record(
     """Run (file bytes, decoded image) pairs through every stage and keep what came out.
 
     Raises:
-        InputError: The network answers an image with NaN or infinity.
+        InputError: The network answers an image with NaN or infinity, or all images together are too large.
     """
-    recorded = []
+    recorded, size = [], 0
     for index, (source, decoded) in enumerate(sources):
         prepared = prepare(decoded, spec)
         logits = tiling.answer(infer, prepared.pixels, spec)
@@ -65,6 +65,13 @@ def record(
             raise InputError(f"[export] net: its logits for golden image {index} are not all finite")
         answer = answers.read(logits, prepared, spec)
         recorded.append(Golden(source, decoded, prepared.pixels, prepared.valid, logits, answer))
+        arrays = (decoded, prepared.pixels, logits, *answer.values())
+        size += len(source) + sum(array.nbytes for array in arrays)
+        if size > _MAX_BYTES:
+            raise InputError(
+                f"[export] golden: the first {index + 1} images with all that is recorded of them take "
+                f"{size >> 20} MiB, of {_MAX_BYTES >> 20}; give fewer, or smaller ones"
+            )
     return recorded
 
 

@@ -5,11 +5,14 @@ from typing import Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from visdeploy import ops
 from visdeploy.errors import InputError
 from visdeploy.mask import Array
 from visdeploy.spec import Spec
+
+Pixels = NDArray[np.uint8]
 
 MAX_ENLARGED = 1 << 30
 """Pixels of the largest enlarged image: 3 GiB of RGB."""
@@ -38,14 +41,14 @@ def prepare(image: Array, spec: Spec) -> Prepared:
     OpenCV rounds its own way, may differ by `tolerance.LETTERBOX_LEVELS`.
 
     Raises:
-        InputError: The image would be enlarged, and lies on a CUDA device or would be too large.
+        InputError: The image is to be restored, and lies on a CUDA device or would be too large.
     """
+    if spec.task == "restoration":
+        return _prepare_picture(image, spec)
     source = image.shape[0], image.shape[1]
     valid, padded = extent(source, spec)
     interpolation = _interpolation(source, valid, spec)
-    if spec.enlarge > 1:
-        image = enlarge(image, spec.enlarge)
-    elif isinstance(image, np.ndarray) and resampled_by_opencv(source, spec):
+    if isinstance(image, np.ndarray) and resampled_by_opencv(source, spec):
         # Models trained elsewhere have seen OpenCV's rounding.
         image = np.asarray(cv2.resize(image, valid[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
     if tuple(image.shape[:2]) == padded:
@@ -54,23 +57,36 @@ def prepare(image: Array, spec: Spec) -> Prepared:
     return Prepared(pixels, valid, source)
 
 
-def enlarge(image: Array, times: int) -> Array:
+def enlarge(image: Pixels, times: int) -> Pixels:
     """Return a uint8 (H, W, 3) image as (H * times, W * times, 3), bicubically; itself where `times` is 1.
 
     Raises:
-        InputError: The image lies on a CUDA device, or would have more than `MAX_ENLARGED` pixels.
+        InputError: It would have more than `MAX_ENLARGED` pixels.
     """
     if times == 1:
         return image
     height, width = (side * times for side in image.shape[:2])
-    if not isinstance(image, np.ndarray):
-        raise InputError("[prepare] image: expected an array of the host, as images are enlarged there; copy it first")
     if height * width > MAX_ENLARGED:
         raise InputError(
             f"[prepare] image: expected at most {MAX_ENLARGED} pixels once it is {times} times as large, "
             f"got {width} x {height}; restore it in parts"
         )
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def _prepare_picture(image: Array, spec: Spec) -> Prepared:
+    """Enlarge, and pad by repeating the last row and column: black would shine into what is restored beside it."""
+    if not isinstance(image, np.ndarray):
+        raise InputError(
+            "[prepare] image: expected one on the host, where those to restore are prepared; copy it first"
+        )
+    source = image.shape[0], image.shape[1]
+    valid, padded = extent(source, spec)
+    pixels = enlarge(image, spec.enlarge)
+    if valid != padded:
+        below, right = padded[0] - valid[0], padded[1] - valid[1]
+        pixels = np.asarray(cv2.copyMakeBorder(pixels, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
+    return Prepared(pixels, valid, source)
 
 
 def resampled_by_opencv(source: tuple[int, int], spec: Spec) -> bool:

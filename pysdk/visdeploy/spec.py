@@ -67,7 +67,7 @@ class Spec(BaseModel):
         architecture: Name and arguments of the visdeploy model, or None for anyone else's.
         input_name: Name of the graph's uint8 (B, H, W, 3) RGB input.
         output_name: Name of its float32 output.
-        divisor: Height and width must be multiples of it; 32 in segmentation, else 1.
+        divisor: Height and width must be multiples of it; 32 in segmentation and restoration, else 1.
         max_batch: Largest batch that is sent through the network at once.
         max_size: Largest height and width that engines with fixed profiles prepare for.
         exif: The EXIF orientation is applied on decoding.
@@ -77,7 +77,7 @@ class Spec(BaseModel):
         tile_overlap: The share of a window that the next one repeats, along each axis.
         interpolation: How pixels are resampled.
         antialias: Average over areas (cv2.INTER_AREA) where neither axis grows.
-        pad_value: Sample value of padding.
+        pad_value: Sample value of padding; in restoration the last row and column are repeated instead.
         activation: "sigmoid" (one channel), "softmax" (several) or "none" (the output already is a probability).
         threshold: Probability above which a binary pixel is foreground, or a detection is returned.
         anchors: What a detector's offsets are relative to.
@@ -236,7 +236,7 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InputError(f"[{where}] " + "; ".join(_sentence(cls, entry) for entry in error.errors())) from error
+            raise InputError(f"[{where}] " + "; ".join(sentence(cls, entry) for entry in error.errors())) from error
 
 
 class FileEntry(BaseModel):
@@ -326,7 +326,8 @@ def default_palette(count: int, background: int | None) -> tuple[Color, ...]:
     return tuple(colors)
 
 
-def _sentence(cls: type[Spec], error: Any) -> str:
+def sentence(cls: type[Spec], error: Any) -> str:
+    """Return what one of a `ValidationError`'s errors says, in the words of a spec's author."""
     field = ".".join(str(part) for part in error["loc"]) or "spec"
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(field, cls.model_fields, n=1)

@@ -20,9 +20,12 @@ _PIPE_WIDTH = 100_000
 # So many ways of use stand next to each other in 80 columns; more of them go into a table of their own.
 _USES = 4
 # What says nothing of other tasks.
+_RESIZING = {"interpolation", "antialias", "pad_value", "activation"}
 _FIELDS_OF = {
-    "segmentation": {"ignore_index", "tile_overlap", "min_area", "fill_holes", "threshold"},
-    "detection": {"box_weights", "iou_threshold", "top_k", "max_det", "nms", "threshold"},
+    "segmentation": _RESIZING | {"ignore_index", "tile_overlap", "min_area", "fill_holes", "threshold"},
+    "detection": _RESIZING | {"box_weights", "iou_threshold", "top_k", "max_det", "nms", "threshold"},
+    "localization": _RESIZING,
+    "classification": _RESIZING,
     "restoration": {"tile_overlap", "enlarge"},
 }
 _COLORS = {"same": "green", "empty": "yellow", "DRIFTED": "bold red"}
@@ -121,7 +124,7 @@ def of_manifest(path: str, manifest: Manifest) -> Group:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     shown_below = {"files", "palette", "labels", "variants"}
-    foreign = set().union(*_FIELDS_OF.values()) - _FIELDS_OF.get(manifest.task, set())
+    foreign = set().union(*_FIELDS_OF.values()) - _FIELDS_OF[manifest.task]
     for name, value in manifest.model_dump(mode="json", exclude=shown_below | foreign).items():
         if value not in (None, {}, []):
             if name == "metrics":

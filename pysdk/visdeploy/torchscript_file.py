@@ -95,16 +95,11 @@ class _Whole(nn.Module):
         self.interpolation: str = spec.interpolation
         self.antialias = spec.antialias and spec.interpolation == "bilinear"
         self.pad_value = spec.pad_value
-        self.enlarge = spec.enlarge
 
     def prepare(self, image: Tensor) -> tuple[Tensor, list[int]]:
         """Return (1, h, w, 3) as the network sees it, and height and width of what is image in it."""
         if image.dim() != 3:
             raise RuntimeError(f"[predict] image: expected uint8 (H, W, 3), got {image.dim()} dimensions")
-        if self.enlarge > 1:
-            planes = image.permute(2, 0, 1).unsqueeze(0).float()
-            cubic = nn.functional.interpolate(planes, scale_factor=float(self.enlarge), mode="bicubic")
-            image = cubic[0].round().clamp(0, 255).byte().permute(1, 2, 0).contiguous()
         height, width = image.shape[0], image.shape[1]
         valid, padded = self.size, self.size
         if self.native:
@@ -247,7 +242,18 @@ class _Segmenter(_Raw):
 class _Restorer(_Raw):
     def __init__(self, net: nn.Module, spec: Manifest) -> None:
         super().__init__(net, spec)
+        self.enlarge = spec.enlarge
         self.mean, self.std = ([255 * value for value in channels] for channels in (spec.mean, spec.std))
+
+    def prepare(self, image: Tensor) -> tuple[Tensor, list[int]]:
+        if image.dim() != 3:
+            raise RuntimeError(f"[predict] image: expected uint8 (H, W, 3), got {image.dim()} dimensions")
+        planes = image.permute(2, 0, 1).unsqueeze(0).float()
+        if self.enlarge > 1:
+            planes = nn.functional.interpolate(planes, scale_factor=float(self.enlarge), mode="bicubic")
+        height, width = planes.shape[2], planes.shape[3]
+        padded = nn.functional.pad(planes, [0, -width % self.divisor, 0, -height % self.divisor], mode="replicate")
+        return padded.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous(), [height, width]
 
     @torch.jit.export
     def predict(self, image: Tensor) -> Tensor:

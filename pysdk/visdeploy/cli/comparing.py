@@ -99,14 +99,10 @@ def compare(
 
 def _recipe(text: str, common: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of `TrainOptions`: a recipe's own, which those for all change, which those after it change."""
-    from visdeploy.models.registry import REGISTRY
-    from visdeploy.train.recipes import RECIPES
+    from visdeploy.train import recipes
 
     name, _, changes = text.partition(":")
-    if name not in RECIPES and name not in REGISTRY:
-        choice("recipe", name, tuple(dict.fromkeys([*RECIPES, *REGISTRY])))
-    preset: dict[str, Any] = {**RECIPES[name].fields} if name in RECIPES else {"arch": name}
-    layers = (preset, common, _options(changes))
+    layers = (recipes.preset(name), common, _options(changes))
     model = {key: value for layer in layers for key, value in layer.get("model", {}).items()}
     return {key: value for layer in layers for key, value in layer.items()} | {"model": model}
 

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visdeploy.cli.app import app
-from visdeploy.cli.options import AsJson, Format, Masks, choice, image_files, note, note_some, open_data, share_of_work
+from visdeploy.cli.options import (
+    AsJson,
+    Clean,
+    Degradation,
+    Format,
+    Masks,
+    choice,
+    image_files,
+    note,
+    note_some,
+    open_data,
+    share_of_work,
+)
 from visdeploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +52,11 @@ def export(
     data: Annotated[Path | None, typer.Option(help="Labelled images to calibrate and measure on.")] = None,
     data_format: Format = "auto",
     masks: Masks = None,
-    max_drop: Annotated[float, typer.Option(help="Largest drop of the metric of --data.")] = 0.005,
+    degrade: Degradation = None,
+    clean: Clean = None,
+    max_drop: Annotated[
+        float, typer.Option(help="Largest drop of the metric of --data; of PSNR, as a share of it.")
+    ] = 0.005,
     calibration: Annotated[int, typer.Option(help="Images that int8 takes its ranges from.")] = 64,
     engine: Annotated[
         list[str] | None, typer.Option(help="To make variants for; may be repeated; default, all.")
@@ -85,7 +101,8 @@ def export(
     if precision != "fp32":
         from visdeploy.precision import PrecisionOptions
 
-        labelled = None if data is None else _labelled_or_plain(data, data_format, masks, _task(source, spec))
+        how = {"degrade": degrade, "clean": clean}
+        labelled = None if data is None else _labelled_or_plain(data, data_format, masks, _task(source, spec), **how)
         engines = tuple(engine) if engine else _ENGINES.get(format)
         wanted = PrecisionOptions(precision, labelled, max_drop, calibration, engines)
     elif data is not None or engine:
@@ -216,12 +233,14 @@ def _task(source: Path, spec: Path | None) -> str | None:
     return checkpoint.load(source)[1].task
 
 
-def _labelled_or_plain(path: Path, format: str, masks: str | None, task: str | None) -> "Dataset | list[Path]":
-    """Read a data set; a folder that holds nothing but images is one without labels."""
+def _labelled_or_plain(
+    path: Path, format: str, masks: str | None, task: str | None, **restoration: Any
+) -> "Dataset | list[Path]":
+    """Read a data set; a folder that holds nothing but images, of which nothing is said, is one without labels."""
     plain = path.is_dir() and not any(entry.is_dir() for entry in path.iterdir()) and any(path.iterdir())
-    if plain and format == "auto" and masks is None:
+    if plain and format == "auto" and masks is None and not any(restoration.values()):
         return image_files([path])
-    dataset = open_data(path, format, masks, task)
+    dataset = open_data(path, format, masks, task, **restoration)
     note_some(dataset.problems)
     return dataset
 

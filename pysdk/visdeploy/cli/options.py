@@ -25,7 +25,9 @@ Precisions = Annotated[
     list[str] | None, typer.Option(help="fp32, ..., auto, or all that were accepted (the default); may be repeated.")
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads per inference; default, the container's CPU quota.")]
-Data = Annotated[Path, typer.Option(help="Folder of images with masks or boxes, or the JSON, YAML or CSV in it.")]
+Data = Annotated[
+    Path, typer.Option(help="Folder of images with masks or boxes, or of photographs; or the JSON, YAML or CSV in it.")
+]
 Format = Annotated[
     str,
     typer.Option(

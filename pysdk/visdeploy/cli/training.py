@@ -55,8 +55,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Named defaults of the options below, which win over it: unet, upsample, dynamic_unet, fcn-sgd, "
-            "fcn-sgd-sum, resnet_unet-sgd, resnet_unet-adam-1e-3, resnet_unet-adam-1e-4."
+            help="Named defaults of the options below, which win over it: fcn-sgd, fcn-sgd-sum, resnet_unet-sgd, "
+            "resnet_unet-adam-1e-3, resnet_unet-adam-1e-4."
         ),
     ] = None,
     format: Format = "auto",
@@ -177,6 +177,8 @@ def train(
     from visdeploy.train import TrainOptions, fit, recipes
 
     chosen = TrainOptions(out=out, **said) if recipe is None else recipes.options(recipe, out=out, **said)
+    if recipe in recipes.RECIPES:
+        note(f"{recipe}: {recipes.RECIPES[recipe].line}")
     dataset = open_data(data, format, masks, task, degrade=degrade, clean=clean)
     classes = len(dataset.labels) - (task == "detection")  # whose background is none
     note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {classes} classes")

@@ -108,12 +108,17 @@ def classes_of(rgb: NDArray[np.uint8], colormap: ArrayLike | None = None) -> NDA
     unknown = keys[found] != pixels
     if unknown.any():
         x, y = first_pixel(unknown)
-        more = len(np.unique(pixels[unknown])) - 1
+        more = len(colours_in(rgb[unknown])) - 1
         raise InputError(
             f"unknown colour {tuple(rgb[y, x].tolist())} at pixel x={x}, y={y}"
             + (f", and {more} more unknown colours" if more else "")
         )
     return np.asarray(indices[found], np.uint8)
+
+
+def colours_in(rgb: NDArray[np.uint8]) -> set[int]:
+    """Return the colours that occur in (..., 3) uint8 RGB, each as the number 0xRRGGBB."""
+    return set(np.unique(_pack(rgb)).tolist())
 
 
 def first_pixel(mask: NDArray[np.bool_]) -> tuple[int, int]:

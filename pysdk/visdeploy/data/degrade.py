@@ -141,7 +141,8 @@ def _tear(picture: Picture, random: np.random.Generator) -> None:
         x, y = random.integers(width), random.integers(height)
         if random.random() < 0.5:
             tall, wide = random.integers(*_HOLE_SIDE, 2)
-            picture[y : y + tall, x : x + wide] = _HOLE
+            top, left = max(0, y - tall // 2), max(0, x - wide // 2)
+            picture[top : top + tall, left : left + wide] = _HOLE
         else:
             # A scratch: a few straight pieces, each going on where the last one ended.
             steps = random.integers(-_HOLE_SIDE[1], _HOLE_SIDE[1], (4, 2))
@@ -160,8 +161,9 @@ def _write(picture: Picture, random: np.random.Generator) -> None:
         tall = int(random.integers(*_TEXT_HEIGHT))
         thickness = 1 + tall // 16
         scale = cv2.getFontScaleFromHeight(font, tall, thickness)
-        # Some of it may run out of the picture, so that its edges are written on as well.
-        left, bottom = random.integers(-tall, width), random.integers(tall // 2, height + tall // 2)
+        wide = cv2.getTextSize(text, font, scale, thickness)[0][0]
+        # It may run out of the picture on every side, so that its edges are written on as well.
+        left, bottom = random.integers(-wide, width), random.integers(0, height + tall)
         colour = random.integers(256, size=3).tolist()
         cv2.putText(picture, text, (int(left), int(bottom)), font, scale, colour, thickness, cv2.LINE_AA)
 

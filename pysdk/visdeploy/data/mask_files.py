@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from visdeploy.data.colormap import classes_of, first_pixel, voc_colormap
+from visdeploy.data.colormap import classes_of, colours_in, first_pixel, voc_colormap
 from visdeploy.data.dataset import IGNORE_INDEX, ClassMap
 from visdeploy.errors import InputError, MissingDependencyError
 
@@ -114,10 +114,10 @@ def _read_colours(path: Path, pixels: NDArray[Any], colormap: Colormap) -> Class
 
 def _hint(path: Path, pixels: NDArray[Any]) -> str:
     """What a colour picture looks like, and how it is read."""
-    colours = np.unique(pixels[..., 2::-1].reshape(-1, 3), axis=0) if pixels.dtype == np.uint8 else pixels
-    if len(colours) > _MOST_COLOURS or pixels.dtype != np.uint8:
+    colours = colours_in(pixels[..., 2::-1]) if pixels.dtype == np.uint8 else set()
+    if not 0 < len(colours) <= _MOST_COLOURS:
         return " (this looks like a photograph)"
-    if set(map(tuple, colours.tolist())) <= set(map(tuple, voc_colormap().tolist())):
+    if colours <= colours_in(voc_colormap()):
         return (
             f" (its colours are Pascal VOC's: --format voc --masks {path.parent.name} reads them as classes, or "
             f"format='voc', masks={path.parent.name!r} in Python)"

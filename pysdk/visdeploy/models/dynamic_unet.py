@@ -183,8 +183,8 @@ class ResidualBlock(nn.Module):
 class DynamicUnet(nn.Module):
     """Backbone, two middle convolutions, a `DynamicUnetBlock` per finer feature map, a residual block on the full size.
 
-    It takes images of any size: maps that differ by a pixel are resized by nearest neighbours, as in fastai. A file
-    that was traced (ONNX) takes multiples of the coarsest stride if it was traced with one.
+    It takes images of any size: maps that differ by a pixel are resized by nearest neighbours, as in fastai. A graph
+    that was traced with a multiple of the coarsest stride, as those of `export` are, takes multiples only.
 
     Args:
         encoder: Name of the backbone.

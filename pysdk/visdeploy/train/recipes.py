@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from visdeploy.errors import InputError
+from visdeploy.models.registry import REGISTRY
 from visdeploy.train.options import TrainOptions
 
 
@@ -28,9 +29,6 @@ _FCN = {**_PLAIN, "arch": "fcn", "optimizer": "sgd"}
 _RESNET_UNET = {**_PLAIN, "arch": "resnet_unet"}
 
 RECIPES: dict[str, Recipe] = {
-    "unet": Recipe("U-Net of the fast.ai course, one-cycle AdamW", {"arch": "unet"}),
-    "upsample": Recipe("its baseline without cross connections, one-cycle AdamW", {"arch": "upsample"}),
-    "dynamic_unet": Recipe("fastai's DynamicUnet, one-cycle AdamW", {"arch": "dynamic_unet"}),
     "fcn-sgd": Recipe("d2l's FCN, SGD 1e-3, weight decay 1e-3", {**_FCN, "lr": 1e-3, "weight_decay": 1e-3}),
     "fcn-sgd-sum": Recipe(
         "the same on the loss summed over a batch of 32, as d2l steps: 3.2e-2 on the mean",
@@ -45,18 +43,33 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+def preset(name: str) -> Mapping[str, Any]:
+    """Return the fields of `TrainOptions` that a recipe sets.
+
+    Args:
+        name: One of `RECIPES`; or a model's, which is trained with the defaults: one-cycle AdamW.
+
+    Raises:
+        InputError: There is neither.
+    """
+    if name in RECIPES:
+        return RECIPES[name].fields
+    if name in REGISTRY:
+        return {"arch": name}
+    known = [*RECIPES, *sorted(REGISTRY)]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise InputError(f"[train] recipe: expected one of {', '.join(known)}, got {name!r}{hint}")
+
+
 def options(name: str, **overrides: Any) -> TrainOptions:
     """Return the options of a recipe.
 
     Args:
-        name: One of `RECIPES`.
+        name: See `preset`.
         **overrides: Fields of `TrainOptions`, `out` among them, which win over the recipe's.
 
     Raises:
         InputError: There is no such recipe, or the fields contradict each other.
     """
-    if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"[train] recipe: expected one of {', '.join(RECIPES)}, got {name!r}{hint}")
-    return TrainOptions(**{**RECIPES[name].fields, **overrides})
+    return TrainOptions(**{**preset(name), **overrides})
