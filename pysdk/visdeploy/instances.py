@@ -98,8 +98,8 @@ class Instances:
         """Return each part as COCO writes its `segmentation`: a list of one polygon x, y, x, y, ...
 
         `mask.frPyObjects` makes of it the same mask again, to the pixel, unless it is simplified. A hole is reached
-        from the outline by a line that is gone along twice, which the even-odd rule of COCO, and of most that draw
-        polygons, makes nothing; with `fill_holes` there are none.
+        from the outline by a line that is gone along twice, which by COCO's even-odd rule is nothing; what paints edges
+        too (`cv2.fillPoly`) shows it. After `fill_holes` there are none.
 
         Args:
             epsilon: As in `contours`.
