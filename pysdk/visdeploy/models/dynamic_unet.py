@@ -265,7 +265,8 @@ class DynamicUnet(nn.Module):
             level -= 1
         y = resized_like(self.last_up(y), x)
         if self.last_cross:
-            y = torch.cat([y, x], dim=1)
+            # In autocast the image alone is float32: all that follows would be too.
+            y = torch.cat([y, x if x.dtype == y.dtype else x.to(y.dtype)], dim=1)
         out: Tensor = self.head(self.last(y))
         return out + x if self.residual else out
 
