@@ -80,6 +80,8 @@ def test_text_leaves_most_of_the_picture_alone():
     picture = photo(256, 256)
     shares = [(Degrade(text=True)(picture, seed) != picture).any(2).mean() for seed in range(8)]
     assert 0.001 < np.mean(shares) < 0.2
+    tiny = photo(24, 24)
+    assert all((Degrade(text=True)(tiny, seed) != tiny).any() for seed in range(50))
 
 
 def test_a_crop_is_hurt_as_much_as_a_whole_photograph():
@@ -91,12 +93,12 @@ def test_a_crop_is_hurt_as_much_as_a_whole_photograph():
 
 
 @pytest.mark.parametrize("how", [Degrade(text=True), Degrade(holes=True)])
-def test_edges_are_hurt_as_much_as_the_middle(how):
+def test_all_edges_are_hurt(how):
     picture = photo(128, 128)
     changed = np.mean([(how(picture, seed) != picture).any(2) for seed in range(300)], 0)
     middle = changed[32:-32, 32:-32].mean()
     for edge in (changed[:16], changed[-16:], changed[:, :16], changed[:, -16:]):
-        assert 0.5 < edge.mean() / middle < 2
+        assert 0.4 < edge.mean() / middle < 1.5
 
 
 def test_gray_is_luma_in_three_channels_whatever_else_is_done():

@@ -162,8 +162,8 @@ def _write(picture: Picture, random: np.random.Generator) -> None:
         thickness = 1 + tall // 16
         scale = cv2.getFontScaleFromHeight(font, tall, thickness)
         wide = cv2.getTextSize(text, font, scale, thickness)[0][0]
-        # It may run out of the picture on every side, so that its edges are written on as well.
-        left, bottom = random.integers(-wide, width), random.integers(0, height + tall)
+        # Its middle lies in the picture, so that some of it always shows and edges are written on as well.
+        left, bottom = random.integers(width) - wide // 2, random.integers(height) + tall // 2
         colour = random.integers(256, size=3).tolist()
         cv2.putText(picture, text, (int(left), int(bottom)), font, scale, colour, thickness, cv2.LINE_AA)
 
