@@ -65,7 +65,7 @@ def test_a_recipe_that_fails_leaves_a_row_and_a_second_call_trains_nothing(squar
     assert (first["model"], second["model"]) == ("unet", "unet:lr=0.005,batch=2")
     assert first["verified"] == second["verified"] == "yes"
     assert first["epochs"] == "2"
-    assert float(first["openvino fp32 images/s"]) > 0
+    assert float(first["openvino fp32"]) > 0
     assert failed["dice"] == failed["verified"] == "-"
     assert "- unet:encoder=nowhere: seed 0 failed: " in said
     document = json.loads((tmp_path / "compare.json").read_text())

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import visdeploy as vd
-from visdeploy import export, models
+from visdeploy import export, models, tolerance
 from visdeploy.bundle import Bundle
+from visdeploy.comparison import relative_error
 from visdeploy.errors import InputError
 from visdeploy.models.fcn import bilinear_kernel
 from visdeploy.models.registry import REGISTRY
@@ -87,6 +88,21 @@ def test_a_bundle_of_it_agrees_on_every_engine_here(name, photos, tmp_path):
         assert all(found.shape == photo.shape[:2] and np.mean(found == maps[0]) > 0.999 for found in maps)
 
 
+def test_corners_on_corners_in_int8(photos, tmp_path):
+    pytest.importorskip("nncf")
+    from visdeploy.precision import PrecisionOptions
+
+    path = tmp_path / "street.vdz"
+    pictures = [photos[0][row : row + 64, column : column + 64] for row in (0, 11) for column in (0, 12, 24, 37)]
+    precision = PrecisionOptions("int8", pictures, engines=("openvino",))
+    export.export(create("resnet_unet", encoder=TINY), path, spec=SPEC, golden=pictures[:1], precision=precision)
+    answers = []
+    for name in ("fp32", "int8"):
+        with vd.load(path, engine="openvino", precision=name) as predictor:
+            answers.append(predictor(pictures[3]).masks.logits)
+    assert 0 < relative_error(answers[1], answers[0]) <= tolerance.LOGITS["int8"]
+
+
 def test_an_uneven_size_is_answered_or_refused_in_one_sentence(net):
     x = torch.zeros(1, 3, 50, 64)
     if hasattr(net, "divisor"):
@@ -108,6 +124,45 @@ def test_an_uneven_size_is_answered_or_refused_in_one_sentence(net):
 )
 def test_parameters_are_the_originals(name, encoder, classes, parameters):
     assert sum(value.numel() for value in create(name, classes, encoder).parameters()) == parameters
+
+
+class CourseBlock(torch.nn.Module):
+    """The course's StdUpsample, with its parameter names."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.conv = torch.nn.ConvTranspose2d(n_in, n_out, 2, stride=2)
+        self.bn = torch.nn.BatchNorm2d(n_out)
+
+    def forward(self, x):
+        return self.bn(torch.relu(self.conv(x)))
+
+
+class CourseUpsample(torch.nn.Module):
+    """The course's Upsample34, here on a ResNet-18: the backbone is a part of it twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import torchvision
+
+        self.rn = torch.nn.Sequential(*list(torchvision.models.resnet18(weights=None).children())[:8])
+        blocks = CourseBlock(512, 256), CourseBlock(256, 256), CourseBlock(256, 256), CourseBlock(256, 256)
+        last = torch.nn.ConvTranspose2d(256, 1, 2, stride=2)
+        self.features = torch.nn.Sequential(self.rn, torch.nn.ReLU(), *blocks, last)
+
+    def forward(self, x):
+        return self.features(x)
+
+
+@torch.inference_mode()
+def test_the_course_weights_of_upsample_give_its_answer(tmp_path):
+    torch.manual_seed(0)
+    original = CourseUpsample().eval()
+    torch.save(original.state_dict(), tmp_path / "128-up.h5")
+    net = create("upsample", 1)
+    models.load_weights(net, tmp_path / "128-up.h5", layout="fastai")
+    x = torch.randn(1, 3, 64, 32)
+    torch.testing.assert_close(net(x), original(x))
 
 
 def test_an_fcn_starts_by_enlarging_bilinearly():

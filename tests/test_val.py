@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 import painted
+import stub
 from visdeploy import cli, coco_figures, data, evaluation_plots, predictor
 from visdeploy.average_precision import AveragePrecision
-from visdeploy.data.dataset import Dataset, Objects
+from visdeploy.bundle import Bundle, Manifest
+from visdeploy.data.dataset import Dataset, Item, Objects
 from visdeploy.evaluate import Detected
+from visdeploy.preprocess import enlarge
 from visdeploy.types import Boxes
 
 FIRST, SECOND, THIRD, FOURTH = painted.PLACES.tolist()
@@ -99,6 +102,34 @@ def test_one_answer_per_image_prints_a_row_per_class(run, model, tmp_path) -> No
     assert row in [line.split() for line in out.splitlines()]
     assert json.loads((tmp_path / "val.json").read_text())["confusion"]["counts"] == [[1, 0], [1, 0]]
     assert (tmp_path / "confusion.png").is_file()
+
+
+def brighten() -> predictor.Predictor:
+    """A model that makes pictures twice as large and each sample 10 more."""
+    manifest = Manifest.parse({"task": "restoration", "size": 32, "mean": 0, "std": 1, "enlarge": 2})
+    engine = stub.SaysEngine(lambda window: (window.transpose(2, 0, 1) + np.float32(10)) / 255)
+    return predictor.Predictor(Bundle(Path("brighten.vdz"), manifest, {}), engine)
+
+
+def test_restored_pictures_have_decibels_before_and_after(run, tmp_path) -> None:
+    bad = np.random.default_rng(0).integers(80, 150, (40, 30, 3), dtype=np.uint8)
+    clean = enlarge(bad, 2) + np.uint8(10)
+    items = [Item("dark", lambda: bad, load_target=lambda: clean, enlarge=2)]
+    code, out, err = run(brighten(), items, "--min", 99, "--out", tmp_path / "val", labels=())
+    assert code == 0, err
+    found = dict(line.split() for line in out.splitlines() if len(line.split()) == 2)
+    assert (found["psnr"], found["ssim"]) == ("100.0000", "1.0000")
+    assert float(found["psnr_before"]) == pytest.approx(20 * np.log10(25.5), abs=1e-4)
+    assert 0.9 < float(found["ssim_before"]) < 1
+    assert json.loads((tmp_path / "val" / "val.json").read_text())["psnr"] == 100
+    assert "expected dB from 0 to 100, got 101" in run(brighten(), items, "--min", 101, labels=())[2]
+    worse = [Item("gray", lambda: bad, load_target=lambda: clean // 2, enlarge=2)]
+    code, _, err = run(brighten(), worse, "--min", 30, labels=())
+    assert (code, "psnr is 1" in err, "below 30" in err) == (1, True, True)
+    alike = [Item("small", lambda: bad, load_target=lambda: bad)]
+    assert (
+        "small: the bundle makes 60x80 of it, and the clean picture has 30x40" in run(brighten(), alike, labels=())[2]
+    )
 
 
 @pytest.mark.parametrize(

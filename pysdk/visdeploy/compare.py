@@ -144,7 +144,7 @@ class Comparison:
         heads = ["model", "parameters", "epochs", "CPU min"]
         heads += [f"CPU min to {score} {self.target:g}"] if self.target is not None else []
         heads += [score, *(f"seed {seed}" for seed in self.seeds)] if len(self.seeds) > 1 else [score]
-        heads += [*others, *(f"{name} images/s" for name in speeds), "verified"]
+        heads += [*others, *speeds, "verified"]
         lines = [heads, ["---", *("---:" for _ in heads[1:])]]
         for row in self.rows:
             by_seed = {run.seed: run for run in row.runs}
@@ -171,7 +171,7 @@ class Comparison:
         split = f"{train} images to train on, {held_out} held out; figures are of the best epoch at training size"
         many = " and means over the seeds" if len(self.seeds) > 1 else ""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        notes = [f"{split}{many}. Trained on {threads}; images/s of a stream of batch 1. {self.cpu}."]
+        notes = [f"{split}{many}. Trained on {threads}. By engine: images/s of a stream, batch 1. {self.cpu}."]
         return notes + [f"- {row.title}: {note}" for row in self.rows for note in row.notes]
 
 

@@ -98,8 +98,8 @@ class Instances:
         """Return each part as COCO writes its `segmentation`: a list of one polygon x, y, x, y, ...
 
         `mask.frPyObjects` makes of it the same mask again, to the pixel, unless it is simplified. A hole is reached
-        from the outline by a line that is gone along twice, which the even-odd rule of COCO, and of most that draw
-        polygons, makes nothing; with `fill_holes` there are none.
+        from the outline by a line that is gone along twice, which by COCO's even-odd rule is nothing; what paints edges
+        too (`cv2.fillPoly`) shows it. After `fill_holes` there are none.
 
         Args:
             epsilon: As in `contours`.
@@ -136,20 +136,21 @@ class Probabilities:
         values: NDArray[np.float32] = self._enlarged(label if len(self._planes) > 1 else 0)[area][pixels]
         if self._activation == "sigmoid":
             return np.asarray(1 / (1 + np.exp(-np.clip(values, -80, 80))), np.float32)
-        if self._activation == "softmax":
-            return np.asarray(np.exp(values) / self._total[area][pixels], np.float32)
-        return values
+        return values / self._total[area][pixels] if self._activation == "softmax" else values
 
     @cached_property
     def _total(self) -> Turned:
         total = np.zeros(self._size[::-1], np.float32)
         for channel in range(len(self._planes)):
-            total += np.exp(self._enlarged(channel))
+            total += self._enlarged(channel)
         return total
 
     def _enlarged(self, channel: int) -> Turned:
-        enlarged = cv2.resize(self._planes[channel], self._size, interpolation=cv2.INTER_LINEAR)
-        return np.asarray(np.maximum(enlarged, -80) if self._activation == "softmax" else enlarged, np.float32)
+        """Return one plane at source size; of softmax, its exponentials."""
+        enlarged = np.asarray(cv2.resize(self._planes[channel], self._size, interpolation=cv2.INTER_LINEAR), np.float32)
+        if self._activation == "softmax":
+            np.exp(np.maximum(enlarged, -80, out=enlarged), out=enlarged)
+        return enlarged
 
 
 def split(

@@ -181,7 +181,8 @@ def train(
         note(f"{recipe}: {recipes.RECIPES[recipe].line}")
     dataset = open_data(data, format, masks, task, degrade=degrade, clean=clean)
     classes = len(dataset.labels) - (task == "detection")  # whose background is none
-    note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out, {classes} classes")
+    named = f", {classes} classes" if classes else ""
+    note(f"{len(dataset.train)} images to train on, {len(dataset.val)} held out{named}")
     result = fit(dataset, chosen, resume=resume)
     if as_json:
         document = {"checkpoint": str(result.checkpoint), "metrics": result.metrics, "seconds": result.seconds}

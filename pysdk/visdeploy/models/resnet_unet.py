@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visdeploy.errors import InputError
-from visdeploy.models.encoders import create_encoder, require_multiple
+from visdeploy.models.encoders import create_pyramid, require_multiple
 from visdeploy.models.registry import register
 
 STRIDES = [2, 4, 8, 16, 32]
@@ -43,7 +43,7 @@ class ResnetUnet(nn.Module):
 
     def __init__(self, encoder: str, num_classes: int) -> None:
         super().__init__()
-        self.encoder = create_encoder(encoder)
+        self.encoder = create_pyramid(encoder)
         channels, strides = self.encoder.channels, self.encoder.strides
         if strides != STRIDES:
             raise InputError(f"[resnet_unet] encoder: expected one with strides {STRIDES}, got {strides} of {encoder}")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from visdeploy.models.encoders import create_encoder, require_multiple
+from visdeploy.models.encoders import create_pyramid, require_multiple
 from visdeploy.models.registry import register
 
 
@@ -38,7 +38,7 @@ class Upsample(nn.Module):
 
     def __init__(self, encoder: str, num_classes: int, decoder_channels: int = 256) -> None:
         super().__init__()
-        self.encoder = create_encoder(encoder)
+        self.encoder = create_pyramid(encoder)
         strides = self.encoder.strides
         self.divisor = strides[-1]
         self.blocks = nn.Sequential()
@@ -53,3 +53,11 @@ class Upsample(nn.Module):
         require_multiple(x, self.divisor, "upsample")
         out: Tensor = self.head(self.blocks(torch.relu(self.encoder(x)[-1])))
         return out
+
+    def layouts(self) -> dict[str, dict[str, str]]:
+        """Return what the course calls the parameters of its `Upsample34`, see `weights.load_weights`."""
+        blocks = {rf"^features\.{2 + index}\.": f"blocks.{index}." for index in range(len(self.blocks))}
+        head = {rf"^features\.{2 + len(self.blocks)}\.": "head."}
+        # The course's file holds the backbone under both names.
+        backbone = {**self.encoder.by_position("rn"), **self.encoder.by_position("features.0")}
+        return {"fastai": {**backbone, **blocks, **head}}
