@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import visdeploy
-from visdeploy import torch_ops
+from visdeploy import export, torch_ops
 from visdeploy.bundle import Bundle
 from visdeploy.engines.exported import open_file
 from visdeploy.engines.torchscript import accepting_deprecation
@@ -51,6 +51,25 @@ def photo(photos, tmp_path):
     path = tmp_path / "photo.ppm"
     write_ppm(path, image)
     return image, path
+
+
+class Darker(torch.nn.Module):
+    def forward(self, x):
+        return x / 2
+
+
+def test_it_writes_the_picture_that_python_restores(program, photo, tmp_path):
+    image, path = photo
+    spec = {"task": "restoration", "size": 64, "mean": 0, "std": 1, "resize": "native", "enlarge": 2}
+    export.export(Darker(), tmp_path / "dark.vdz", spec=spec, golden=[image])
+    export_torchscript(Bundle.open(tmp_path / "dark.vdz"), tmp_path / "dark.ts")
+    done = run(program, tmp_path / "dark.ts", path)
+    assert done.returncode == 0, done.stderr
+    written = Path(f"{path}.restored.ppm")
+    assert json.loads(done.stdout) == {"image": str(path), "restored": str(written)}
+    restored = python_answer(tmp_path / "dark.ts", image).numpy()
+    assert restored.shape == (2 * image.shape[0], 2 * image.shape[1], 3)
+    assert written.read_bytes() == b"P6\n%d %d\n255\n" % restored.shape[1::-1] + restored.tobytes()
 
 
 def write_ppm(path, image):

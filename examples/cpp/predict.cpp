@@ -2,7 +2,8 @@
 //
 //   predict MODEL.ts IMAGE...
 //
-// The model is a file of `visdeploy export --format torchscript`, whose method `predict` does everything.
+// The model is a file of `visdeploy export --format torchscript`, whose method `predict` does everything. What it
+// restores is written beside the image, as IMAGE.restored.ppm.
 #include <torch/script.h>
 
 #include <cstdio>
@@ -68,6 +69,17 @@ void print_probabilities(const c10::IValue& answer, const Labels& labels, const 
   }
 }
 
+void write_picture(const c10::IValue& answer, const Labels&, const Image& image) {
+  const at::Tensor picture = answer.toTensor();
+  const std::string path = image.path + ".restored.ppm";
+  std::ofstream file(path, std::ios::binary);
+  file << "P6\n" << picture.size(1) << " " << picture.size(0) << "\n255\n";
+  file.write(static_cast<const char*>(picture.const_data_ptr()), picture.numel());
+  file.close();
+  if (!file) throw std::runtime_error(path + ": cannot be written");
+  std::cout << "{\"image\": " << std::quoted(image.path) << ", \"restored\": " << std::quoted(path) << "}\n";
+}
+
 // The one line of an error of torch that says what is wrong, without the stack around it.
 std::string sentence(const std::exception& error) {
   const auto* own = dynamic_cast<const c10::Error*>(&error);
@@ -100,6 +112,7 @@ void predict(torch::jit::Module& model, const std::string& path) {
   const std::string task = model.attr("task").toStringRef();
   const auto print = task == "segmentation"     ? print_masks
                      : task == "classification" ? print_probabilities
+                     : task == "restoration"    ? write_picture
                                                 : print_boxes;
   print(answer, labels, image);
 }
