@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -30,6 +31,12 @@ def squares(tmp_path_factory):
         image.write(root / "images" / f"{index}.png", pixels)
         image.write(root / "masks" / f"{index}.png", mask)
     return root
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """They take half the time of so short a run."""
+    monkeypatch.setattr("visdeploy.train.journal.draw_curves", lambda *_: None)
 
 
 @pytest.fixture
@@ -108,6 +115,19 @@ def test_seeds_have_columns_and_their_mean_and_a_precision_may_be_refused(square
     assert [line["seed 0"], line["seed 1"]] == [f"{score:.4f}" for score in scores]
     assert line["dice"] == f"{sum(scores) / 2:.4f}"
     assert line["CPU min to dice 2"] == "-"
+    monkeypatch.setattr(compare, "verify", lambda *_, **__: SimpleNamespace(ok=False))
+    (row,) = compare.compare(opened, {"a": TINY}, tmp_path, engines=["openvino"], duration=0.05).rows
+    assert row.failed
+    assert row.runs[0].metrics["dice"] == scores[0]  # it has its figures all the same
+    assert "seed 0 failed: visdeploy verify" in row.notes[0]
+
+
+def test_what_restoration_began_with_stands_beside_what_it_reached(tmp_path):
+    figures = {"psnr": 31.5, "ssim": 0.9, "psnr_before": 30.25, "ssim_before": 0.875}
+    done = compare.Run(0, 1, 1.0, None, figures, 10, tmp_path / "model.vdz", True)
+    found = compare.Comparison((compare.Row("a", runs=[done]),), (0,), None, (8, 2), "a processor", 1)
+    (line,) = table_of(found.to_markdown())
+    assert (line["psnr"], line["psnr_before"], line["ssim"]) == ("31.5000", "30.2500", "0.9000")
 
 
 def test_a_budget_of_cpu_time_decides_the_epochs(squares, tmp_path):
