@@ -1,6 +1,7 @@
 """Masks in colours and in other files' numbers: what they become, and what is said of an unknown one."""
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -283,6 +284,19 @@ def test_ids_that_the_json_lacks_are_named(tmp_path):
         f"{tmp_path / 'semantic' / 'val2017' / 'e.png'}: unknown label values 12 (12 at pixel x=3, y=6); "
         "known are 0, 1, 7, 200, 700"
     )
+
+
+def test_an_id_that_no_mask_can_have_neither_hides_a_value_nor_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "CATEGORIES", {-1: "none", 1: "person", 10**13: "late"})
+    save_coco(tmp_path, class_map(0, 1, 7))
+    assert "unknown label values 7" in data.check(segmentation(tmp_path))[0]
+
+
+def test_a_category_that_has_the_id_of_no_label_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "CATEGORIES", {0: "person", 1: "train"})
+    save_coco(tmp_path, class_map(0, 1))
+    with pytest.raises(InputError, match="the category 'person' has the id 0, which means no label in masks"):
+        segmentation(tmp_path)
 
 
 def test_a_json_that_is_missing_or_of_other_categories_is_said(tmp_path):

@@ -338,6 +338,9 @@ def test_torchscript_file_restores_as_the_bundle(native: Path, tmp_path: Path) -
             # Bicubic samples may be a level away, and what the network makes of them, too.
             assert found.shape == expected.shape
             assert np.abs(found.astype(int) - expected).max() <= 2
+            for wrong in (pixels / np.float32(255), pixels[..., :1], pixels[..., 0], pixels[..., [0, 1, 2, 0]]):
+                with pytest.raises(torch.jit.Error, match=r"\[predict\] image: expected uint8 \(H, W, 3\), got"):
+                    script.predict(torch.from_numpy(wrong))
             (result,) = opened.stream([pixels])
             assert np.abs(result.restored.array.astype(int) - expected).max() <= 1
 
