@@ -137,6 +137,9 @@ def test_vocs_lists_are_the_split_and_name_what_is_missing(tmp_path):
     assert [item.name for item in dataset.val] == ["b"]
     assert dataset.problems == (f"{tmp_path}: without of ImageSets has no image or no mask",)
     assert dataset.notes == ()
+    (lists / "val.txt").write_text("a\nb\n")
+    (note,) = segmentation(tmp_path).notes
+    assert "1 of the 2 held-out images are trained on too" in note
 
 
 def test_names_of_classes_come_from_the_folder_or_the_caller(tmp_path):
