@@ -58,68 +58,57 @@ def table_of(text: str) -> list[dict[str, str]]:
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
-def test_a_recipe_that_fails_leaves_a_row_and_a_second_call_trains_nothing(squares, tmp_path, run, monkeypatch):
-    recipes = ["unet", "unet:lr=0.005,batch=2", "unet:encoder=nowhere"]
-    shared = ["--encoder", "test_efficientnet", "--size", 64, "--epochs", 2]
+def test_every_recipe_is_trained_once_and_one_that_fails_leaves_a_row(squares, tmp_path, run, monkeypatch):
+    shared = ["--encoder", "test_efficientnet", "--size", 64, "--epochs", 2, "--seeds", "0,1"]
     shared += ["--all", "batch=4,precision=fp32,decoder_channels=8,scale=0.9,1.1"]
     measured = ["--target", 0, "--engine", "openvino", "--duration", 0.05]
+    recipes = ["unet", "unet:encoder=nowhere,batch=2"]
     arguments = ["compare", *recipes, "--data", squares, "--out", tmp_path, *shared, *measured]
     code, said, problem = run(*arguments)
     assert code == 1
-    assert "unet:encoder=nowhere failed" in problem
+    assert "unet:encoder=nowhere,batch=2 failed" in problem
     assert said == (tmp_path / "compare.md").read_text()
-    first, second, failed = table_of(said)
-    assert (first["model"], second["model"]) == ("unet", "unet:lr=0.005,batch=2")
-    assert first["verified"] == second["verified"] == "yes"
-    assert first["epochs"] == "2"
-    assert float(first["openvino fp32"]) > 0
+    trained, failed = table_of(said)
+    assert trained["model"] == "unet"
+    assert trained["epochs"] == "2"
+    assert trained["verified"] == "yes"
+    assert float(trained["openvino fp32"]) > 0
     assert failed["dice"] == failed["verified"] == "-"
-    assert "- unet:encoder=nowhere: seed 0 failed: " in said
+    assert "- unet:encoder=nowhere,batch=2: seed 1 failed: " in said
     document = json.loads((tmp_path / "compare.json").read_text())
-    batches = [row["options"].get("batch") for row in document["rows"]]
-    assert batches == [4, 2, 4]
-    assert document["rows"][1]["options"]["scale"] == [0.9, 1.1]
-    (trained,) = document["rows"][0]["runs"]
-    with (tmp_path / "unet-0" / "history.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert trained["cpu_minutes"] == pytest.approx(sum(float(row["cpu_seconds"]) for row in rows) / 60)
-    assert trained["cpu_minutes_to_target"] == pytest.approx(float(rows[0]["cpu_seconds"]) / 60)
+    options = [row["options"] for row in document["rows"]]
+    assert [row["batch"] for row in options] == [4, 2]
+    assert options[1]["scale"] == [0.9, 1.1]
+    assert options[1]["model"] == {"decoder_channels": 8}
+    runs = document["rows"][0]["runs"]
+    scores = [found["metrics"]["dice"] for found in runs]
+    assert scores[0] != scores[1]
+    assert [trained["seed 0"], trained["seed 1"]] == [f"{score:.4f}" for score in scores]
+    assert trained["dice"] == f"{sum(scores) / 2:.4f}"
+    with (tmp_path / "unet-1" / "history.csv").open(newline="") as file:
+        minutes = [float(row["cpu_seconds"]) / 60 for row in csv.DictReader(file)]
+    assert runs[1]["cpu_minutes"] == pytest.approx(sum(minutes))
+    assert runs[1]["cpu_minutes_to_target"] == pytest.approx(minutes[0])
 
-    def refuse(*arguments, **options):
-        raise AssertionError("trained or exported again")
-
-    monkeypatch.setattr("lightning.Trainer.fit", refuse)
-    monkeypatch.setattr(export, "export", refuse)
-    code, said, _ = run(*arguments)
-    assert code == 1
-    again = table_of(said)
-    assert [row["dice"] for row in again] == [first["dice"], second["dice"], "-"]
-    assert again[0]["verified"] == "yes"
-
-
-def test_seeds_have_columns_and_their_mean_and_a_precision_may_be_refused(squares, tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise CheckFailedError("it loses too much")
 
+    monkeypatch.setattr("lightning.Trainer.fit", refuse)
+    monkeypatch.setattr(export, "export", refuse)
     monkeypatch.setattr(export, "add_variants", refuse)
-    opened = data.open(squares)
-    found = compare.compare(
-        opened, {"a": TINY}, tmp_path, seeds=(0, 1), target=2.0, engines=["openvino"], precision="int8", duration=0.05
-    )
-    (row,) = found.rows
-    assert not row.failed
-    assert row.notes == ["int8 was refused: it loses too much"]
-    (line,) = table_of(found.to_markdown())
-    scores = [run.metrics["dice"] for run in row.runs]
-    assert scores[0] != scores[1]
-    assert [line["seed 0"], line["seed 1"]] == [f"{score:.4f}" for score in scores]
-    assert line["dice"] == f"{sum(scores) / 2:.4f}"
-    assert line["CPU min to dice 2"] == "-"
+    code, said, _ = run(*arguments, "--precision", "int8", "--target", 1.5)
+    assert code == 1
+    again, failed = table_of(said)
+    assert [again["seed 0"], again["seed 1"]] == [f"{score:.4f}" for score in scores]
+    assert again["verified"] == "yes"
+    assert again["CPU min to dice 1.5"] == "-"
+    assert "- unet: int8 was refused: it loses too much" in said
     monkeypatch.setattr(compare, "verify", lambda *_, **__: SimpleNamespace(ok=False))
-    (row,) = compare.compare(opened, {"a": TINY}, tmp_path, engines=["openvino"], duration=0.05).rows
-    assert row.failed
-    assert row.runs[0].metrics["dice"] == scores[0]  # it has its figures all the same
-    assert "seed 0 failed: visdeploy verify" in row.notes[0]
+    code, said, problem = run(*arguments)
+    assert code == 1
+    assert "unet, unet:encoder=nowhere failed" in problem
+    assert [row["verified"] for row in table_of(said)] == ["NO", "-"]
+    assert "- unet: seed 0 failed: visdeploy verify" in said
 
 
 def test_what_restoration_began_with_stands_beside_what_it_reached(tmp_path):
