@@ -106,7 +106,7 @@ def test_every_recipe_is_trained_once_and_one_that_fails_leaves_a_row(squares, t
     monkeypatch.setattr(compare, "verify", lambda *_, **__: SimpleNamespace(ok=False))
     code, said, problem = run(*arguments)
     assert code == 1
-    assert "unet, unet:encoder=nowhere failed" in problem
+    assert "unet, unet:encoder=nowhere,batch=2 failed" in problem
     assert [row["verified"] for row in table_of(said)] == ["NO", "-"]
     assert "- unet: seed 0 failed: visdeploy verify" in said
 
