@@ -136,7 +136,7 @@ def _options(text: str) -> dict[str, Any]:
 
 
 def _like(default: object, key: str, value: object) -> object:
-    kinds: dict[type, tuple[type, str]] = {bool: (bool, "true or false"), int: (int, "a whole number")}
+    kinds: dict[type, tuple[Any, str]] = {bool: (bool, "true or false"), int: (int, "a whole number")}
     kinds[float] = (float | int, "a number")
     if type(default) in kinds:
         wanted, named = kinds[type(default)]
