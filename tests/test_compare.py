@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from visdeploy import cli, compare, data, export, image
 from visdeploy.errors import CheckFailedError, InputError
@@ -64,7 +65,26 @@ def test_every_recipe_is_trained_once_and_one_that_fails_leaves_a_row(squares, t
     measured = ["--target", 0, "--engine", "openvino", "--duration", 0.05]
     recipes = ["unet", "unet:encoder=nowhere,batch=2"]
     arguments = ["compare", *recipes, "--data", squares, "--out", tmp_path, *shared, *measured]
-    code, said, problem = run(*arguments)
+    threads, real_fit, real_verify = [], compare.fit, compare.verify
+
+    def fit(*arguments, **options):
+        threads.append(torch.get_num_threads())
+        return real_fit(*arguments, **options)
+
+    def verify(*arguments, **options):
+        torch.set_num_threads(3)  # as an engine does
+        return real_verify(*arguments, **options)
+
+    monkeypatch.setattr(compare, "fit", fit)
+    monkeypatch.setattr(compare, "verify", verify)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        code, said, problem = run(*arguments)
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {1}
+    assert "Trained on 1 thread." in said
     assert code == 1
     assert "unet:encoder=nowhere,batch=2 failed" in problem
     assert said == (tmp_path / "compare.md").read_text()

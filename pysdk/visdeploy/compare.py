@@ -198,7 +198,7 @@ def compare(
         out: Folder that gets a run per recipe and seed, with its bundle, and `compare.md` and `compare.json`.
         seeds: To train from.
         cpu_minutes: CPU time of each run, validation included: an epoch is timed, and there are as many as fit in.
-            Default, the epochs of the recipe.
+            Default, the epochs of the recipe. It supposes a `precision` that is named: "auto" is timed for each run.
         target: Figure, as in `metrics.headline`, whose first reaching is timed.
         engines: To verify and time; default, all that run here.
         precision: "fp32", or what `PrecisionOptions` takes, measured on the held-out images.
@@ -218,6 +218,7 @@ def compare(
     if cpu_minutes is not None and any(len(options.sizes) > 1 for options in plans.values()):
         raise InputError("[compare] cpu_minutes: goes with one size; with several, give the epochs of each")
     rows = {title: Row(title) for title in plans}
+    threads = torch.get_num_threads()
     if cpu_minutes is not None:  # one right after the other, so that a busy hour hurts all alike
         for title, options in list(plans.items()):
             with rows[title].going_on("timing an epoch"):
@@ -226,6 +227,7 @@ def compare(
     for seed in dict.fromkeys(seeds):
         for title, options in plans.items():
             say(f"{title}, seed {seed}: {options.epochs_of(0)} epochs")
+            torch.set_num_threads(threads)  # which engines set for themselves
             seeded = replace(options, out=Path(f"{options.out}-{seed}"), seed=seed)
             with rows[title].going_on(f"seed {seed}"):
                 rows[title].options = _record(seeded)
@@ -245,7 +247,7 @@ def compare(
         target,
         (len(dataset.train), len(dataset.val)),
         cpu_model(),
-        torch.get_num_threads(),
+        threads,
     )
     with whole_file(out / "compare.md") as partial:
         partial.write_text(found.to_markdown())

@@ -54,7 +54,10 @@ def compare(
         str | None, typer.Option("--all", metavar="KEY=VALUE,...", help="Other options of all: lr=0.002,scale=0.8,1.6")
     ] = None,
     cpu_minutes: Annotated[
-        float | None, typer.Option(help="In place of --epochs: as many as take so much CPU time, by a trial.")
+        float | None,
+        typer.Option(
+            help="In place of --epochs: as many as take so much CPU time, by a trial; name a precision with it."
+        ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="To train each from.")] = "0",
     target: Annotated[float | None, typer.Option(help="Figure whose first reaching is timed.")] = None,
