@@ -238,6 +238,13 @@ def test_newer_minor_schema_is_read(tmp_path: Path) -> None:
     assert Bundle.open(forged).manifest.schema_version == "1.7"
 
 
+def test_a_task_of_a_newer_minor_schema_says_what_to_do(tmp_path: Path) -> None:
+    for version, hint in (("1.7", "upgrade visdeploy"), ("1.0", "got 'depth'$")):
+        forged = Forger().add_all(manifest(schema_version=version, task="depth")).seal(tmp_path / "minor.vdz")
+        with pytest.raises(BundleError, match=f"task: input should be .*{hint}"):
+            Bundle.open(forged)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

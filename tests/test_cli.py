@@ -71,7 +71,6 @@ def one_sentence(text: str) -> bool:
             "expected auto or fp32 or fp16 or bf16 or int8, got 'fp8'",
         ),
         (["export", "photo.jpg", "--out", "x.xml"], 2, "give --format openvino"),
-        (["val", "x.vdz", "--data", ".", "--min", "90"], 2, "--min: expected a share from 0 to 1, got 90"),
         (["train"], 2, "--data"),
     ],
 )

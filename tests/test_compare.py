@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -31,6 +32,12 @@ def squares(tmp_path_factory):
         image.write(root / "images" / f"{index}.png", pixels)
         image.write(root / "masks" / f"{index}.png", mask)
     return root
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """They take half the time of so short a run."""
+    monkeypatch.setattr("visdeploy.train.journal.draw_curves", lambda *_: None)
 
 
 @pytest.fixture
@@ -116,6 +123,19 @@ def test_every_recipe_is_trained_once_and_one_that_fails_leaves_a_row(squares, t
     assert again["verified"] == "yes"
     assert again["CPU min to dice 1.5"] == "-"
     assert "- unet: int8 was refused: it loses too much" in said
+    monkeypatch.setattr(compare, "verify", lambda *_, **__: SimpleNamespace(ok=False))
+    code, said, _ = run(*arguments)
+    assert code == 1
+    assert "seed 0 failed: visdeploy verify" in said
+    assert table_of(said)[0]["dice"] == again["dice"]  # it has its figures all the same
+
+
+def test_what_restoration_began_with_stands_beside_what_it_reached(tmp_path):
+    figures = {"psnr": 31.5, "ssim": 0.9, "psnr_before": 30.25, "ssim_before": 0.875}
+    done = compare.Run(0, 1, 1.0, None, figures, 10, tmp_path / "model.vdz", True)
+    found = compare.Comparison((compare.Row("a", runs=[done]),), (0,), None, (8, 2), "a processor", 1)
+    (line,) = table_of(found.to_markdown())
+    assert (line["psnr"], line["psnr_before"], line["ssim"]) == ("31.5000", "30.2500", "0.9000")
 
 
 def test_a_budget_of_cpu_time_decides_the_epochs(squares, tmp_path):
@@ -153,7 +173,10 @@ def test_runs_that_would_share_a_folder_are_refused_before_anything_is_trained(s
         (["unett"], "did you mean 'unet'"),
         (["unet:deep"], "expected KEY=VALUE"),
         (["unet:lr=fast"], "expected numbers"),
-        (["unet:batch=many"], "batch: expected a number"),
+        (["unet:dice=many"], "dice: expected a number, got 'many'"),
+        (["unet:batch=2.5"], "batch: expected a whole number, got 2.5"),
+        (["unet:flip=1"], "flip: expected true or false, got 1"),
+        (["unet:precision=bf61"], "precision: expected auto"),
         (["unet:seed=1"], "seed is one for all"),
         (["unet:optimizer=sgdd"], "optimizer: expected adamw"),
         (["unet", "--cpu-minutes", "1", "--epochs", "2"], "--cpu-minutes"),

@@ -1,6 +1,7 @@
 """Masks in colours and in other files' numbers: what they become, and what is said of an unknown one."""
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -136,6 +137,9 @@ def test_vocs_lists_are_the_split_and_name_what_is_missing(tmp_path):
     assert [item.name for item in dataset.val] == ["b"]
     assert dataset.problems == (f"{tmp_path}: without of ImageSets has no image or no mask",)
     assert dataset.notes == ()
+    (lists / "val.txt").write_text("a\nb\n")
+    (note,) = segmentation(tmp_path).notes
+    assert "1 of the 2 held-out images are trained on too" in note
 
 
 def test_names_of_classes_come_from_the_folder_or_the_caller(tmp_path):
@@ -283,6 +287,19 @@ def test_ids_that_the_json_lacks_are_named(tmp_path):
         f"{tmp_path / 'semantic' / 'val2017' / 'e.png'}: unknown label values 12 (12 at pixel x=3, y=6); "
         "known are 0, 1, 7, 200, 700"
     )
+
+
+def test_an_id_that_no_mask_can_have_neither_hides_a_value_nor_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "CATEGORIES", {-1: "none", 1: "person", 10**13: "late"})
+    save_coco(tmp_path, class_map(0, 1, 7))
+    assert "unknown label values 7" in data.check(segmentation(tmp_path))[0]
+
+
+def test_a_category_that_has_the_id_of_no_label_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "CATEGORIES", {0: "person", 1: "train"})
+    save_coco(tmp_path, class_map(0, 1))
+    with pytest.raises(InputError, match="the category 'person' has the id 0, which means no label in masks"):
+        segmentation(tmp_path)
 
 
 def test_a_json_that_is_missing_or_of_other_categories_is_said(tmp_path):

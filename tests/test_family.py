@@ -12,6 +12,7 @@ from visdeploy import export, models, tolerance
 from visdeploy.bundle import Bundle
 from visdeploy.comparison import relative_error
 from visdeploy.errors import InputError
+from visdeploy.models import encoders
 from visdeploy.models.fcn import bilinear_kernel
 from visdeploy.models.registry import REGISTRY
 
@@ -179,6 +180,18 @@ def test_an_encoder_without_enough_strides_is_one_sentence():
         models.create("resnet_unet", encoder="convnext_atto", num_classes=1)
     for name in ("upsample", "fcn"):
         assert create(name, 2, "convnext_atto")(torch.zeros(1, 3, 32, 64)).shape == (1, 2, 32, 64)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_an_encoder_for_images_of_one_size_is_one_sentence(name, monkeypatch):
+    class OneSize(encoders.ResNetEncoder):
+        def forward(self, x):
+            assert x.shape[-1] == 224, "Input doesn't match model"
+            return super().forward(x)
+
+    monkeypatch.setitem(encoders.TORCHVISION, "resnet18", OneSize)
+    with pytest.raises(InputError, match=r"takes images of any size, but this one refuses 64x64 \(Input doesn't match"):
+        create(name)
 
 
 def test_an_encoder_that_pads_in_its_own_way():

@@ -435,6 +435,8 @@ def test_files_that_a_model_cannot_fill_are_refused(tmp_path: Path) -> None:
         PredictionFiles(tmp_path / "out", stub.boxes_spec(), instances=True)
     with pytest.raises(InputError, match="probabilities: only a binary model's are written"):
         PredictionFiles(tmp_path / "out", stub.predictor(labels=["a", "b", "c"]).spec, probabilities=True)
+    with pytest.raises(InputError, match=r"probabilities: .*; this model's task is detection"):
+        PredictionFiles(tmp_path / "out", stub.boxes_spec(), probabilities=True)
     assert not (tmp_path / "out").exists()
 
 

@@ -312,7 +312,7 @@ def test_gray_images_calibrate(easy):
 
 def test_bad_data_are_one_sentence(easy, labelled, folder, tmp_path):
     bundle = Bundle.open(easy)
-    with pytest.raises(InputError, match="auto measures on labelled images; give a folder"):
+    with pytest.raises(InputError, match=r"auto measures on labelled images; give a folder .* or of photographs"):
         PrecisionOptions("auto")
     with pytest.raises(InputError, match="expected auto, fp16, bf16, int8, got 'fp8'"):
         PrecisionOptions("fp8")

@@ -1,6 +1,7 @@
 """Optimisers, schedules and the named recipes of both."""
 
 import inspect
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from test_cli import run  # noqa: F401  (a fixture)
 from test_train import discs, options, weights  # noqa: F401  (a fixture)
 from visdeploy import data
 from visdeploy.errors import InputError
-from visdeploy.train import TrainOptions, fit, recipes
+from visdeploy.train import TrainOptions, TrainResult, fit, recipes
 from visdeploy.train.journal import Journal
 from visdeploy.train.segmentation import SegmentationTask
 
@@ -78,6 +79,11 @@ def test_schedules_by_name():
         ({"optimizer": "sgd", "momentum": 1.0}, "momentum: expected a number from 0 to below 1"),
         ({"momentum": 0.9}, "momentum: goes with sgd, got the optimizer adamw"),
         ({"schedule": "step", "step_at": 1.0}, "step_at: expected a share between 0 and 1"),
+        ({"precision": "bf61"}, "precision: expected auto, fp32, bf16, got 'bf61'"),
+        ({"class_weights": "balance"}, "class_weights: expected none, balanced, got 'balance'"),
+        ({"warmup": 1.5}, "warmup: expected a share from 0 to 1, got 1.5"),
+        ({"weight_decay": -0.1}, "weight_decay: expected a number of at least 0, got -0.1"),
+        ({"encoder_lr": float("nan")}, "encoder_lr: expected a number of at least 0, got nan"),
     ],
 )
 def test_wrong_options_are_named(changes, sentence):
@@ -140,6 +146,23 @@ def test_what_is_said_wins_over_the_recipe(run, chosen, discs, tmp_path):  # noq
     code, _, err = run(*arguments, "--recipe", "unett")
     assert code == 2
     assert "did you mean 'unet'" in err
+
+
+def test_the_line_of_the_best_leaves_single_classes_out(run, discs, tmp_path, monkeypatch):  # noqa: F811
+    figures = {"miou": 0.5, "dice": 0.625, "iou_disc": 0.25}
+    monkeypatch.setattr("visdeploy.train.fit", lambda *_, **__: TrainResult(tmp_path / "model.pt", figures, 60.0))
+    arguments = ["train", "--data", discs, "--out", tmp_path / "run"]
+    code, said, _ = run(*arguments)
+    assert code == 0
+    assert said.startswith("best: miou 0.5000, dice 0.6250\n")
+    assert json.loads(run(*arguments, "--json")[1])["metrics"] == figures
+
+
+def test_epochs_are_whole_numbers(run, chosen, discs, tmp_path):  # noqa: F811
+    for epochs in ("1.5", "nan"):
+        code, _, err = run("train", "--data", discs, "--out", tmp_path / "run", "--epochs", epochs)
+        assert code == 2
+        assert f"--epochs: expected whole numbers separated by commas, got '{epochs}'" in err
 
 
 def test_help_tells_the_defaults_and_the_recipes_that_there_are(run, chosen, discs, tmp_path):  # noqa: F811

@@ -295,6 +295,24 @@ def test_verify_sees_samples_that_drifted(tiled: Path) -> None:
         golden.read(forged)
 
 
+def test_verify_sees_samples_that_are_cut_off_where_they_were_rounded(
+    tiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("visdeploy.postprocess.np.rint", np.floor)
+    (row,) = (row for row in verify(tiled, engines=["torchscript"]).rows if row.stage == "postprocess")
+    assert not row.ok
+    assert 0.1 < row.error < 0.9
+
+
+def test_goldens_smaller_than_a_window_are_refused(tiled: Path) -> None:
+    bundle = Bundle.open(tiled)
+    forged = replace(bundle, manifest=bundle.manifest.model_copy(update={"size": (128, 128)}))
+    with pytest.raises(
+        BundleError, match=r"image 0: expected pixels of at least \(128, 128\), a window, got \(80, 60\)"
+    ):
+        verify(forged, engines=["torchscript"])
+
+
 def test_goldens_too_large_for_a_bundle_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one sample there are two bytes of image, one of answer, and four of the network's."""
     monkeypatch.setattr(golden, "_MAX_BYTES", 4 << 20)
@@ -320,6 +338,9 @@ def test_torchscript_file_restores_as_the_bundle(native: Path, tmp_path: Path) -
             # Bicubic samples may be a level away, and what the network makes of them, too.
             assert found.shape == expected.shape
             assert np.abs(found.astype(int) - expected).max() <= 2
+            for wrong in (pixels / np.float32(255), pixels[..., :1], pixels[..., 0], pixels[..., [0, 1, 2, 0]]):
+                with pytest.raises(torch.jit.Error, match=r"\[predict\] image: expected uint8 \(H, W, 3\), got"):
+                    script.predict(torch.from_numpy(wrong))
             (result,) = opened.stream([pixels])
             assert np.abs(result.restored.array.astype(int) - expected).max() <= 1
 
@@ -441,6 +462,12 @@ def test_predict_spares_the_images_and_goes_on(
     assert call_main("predict", tiled, folder, "--out", tmp_path / "out") == 2
     assert len(list((tmp_path / "out").iterdir())) == 2
     assert "1 of 3 images could not be predicted" in capsys.readouterr().err
+
+
+def test_wrong_arguments_leave_nothing(tiled: Path, folder: Path, tmp_path: Path) -> None:
+    for wrong in (["--conf", 0.5], ["--min-area", 5], ["--fill-holes"], ["--instances"], ["--batch", 0]):
+        assert call_main("predict", tiled, folder, "--out", tmp_path / "out", "--engine", "torchscript", *wrong) == 2
+        assert not (tmp_path / "out").exists()
 
 
 def test_other_commands_say_what_is_true(tiled: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -256,6 +256,8 @@ def test_resuming_gives_the_run_that_was_not_stopped(photos, tmp_path, monkeypat
     fit(dataset, options(tmp_path / "stopped"), resume=True)
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
     assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(InputError, match=r"other options or data: data was 8 images .*\(20, 50\).* now .*\(20, 60\)"):
+        fit(replace(dataset, degrade=Degrade(jpeg=(20, 60))), options(tmp_path / "whole"), resume=True)
 
 
 def test_features_are_those_of_the_weights_and_never_learn(photos, tmp_path):
@@ -278,8 +280,11 @@ def test_features_are_those_of_the_weights_and_never_learn(photos, tmp_path):
     assert task.loss(answer, target).item() == pytest.approx((l1 + 0.5 * feature + 2 * gram).item())
     assert feature > 0 < gram
     assert all(torch.equal(found[name], wanted[name]) for name in found)
-    assert not any(parameter.requires_grad for parameter in task.features.parameters())
+    assert not any(parameter.requires_grad for parameter in task.features.encoder.parameters())
     assert fit(dataset, replace(chosen, epochs=(1,))).metrics["psnr"] > 10
+    for path in (tmp_path / "run").rglob("*.ckpt"):  # nor are they saved again with every epoch
+        saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        assert {name.partition(".")[0] for name in saved} == {"net"}
 
 
 def test_gram_matrices_tell_what_there_is_and_not_where():
@@ -294,7 +299,7 @@ def test_gram_matrices_tell_what_there_is_and_not_where():
 def test_wrong_options_and_data_are_refused(photos, tmp_path):
     with pytest.raises(InputError, match="gram_loss: expected an encoder and its weights"):
         options(tmp_path, gram_loss=1.0)
-    with pytest.raises(InputError, match="feature_loss: expected a weight of at least 0, got -1"):
+    with pytest.raises(InputError, match="feature_loss: expected a number of at least 0, got -1"):
         options(tmp_path, feature_loss=-1.0)
     with pytest.raises(InputError, match="feature_loss: goes with restoration, got the task segmentation"):
         TrainOptions(tmp_path, feature_loss=1.0)

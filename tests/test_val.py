@@ -90,6 +90,7 @@ def test_json_is_one_document_and_min_holds_the_first_figure(run, scenes) -> Non
     found = json.loads(out)
     assert (found["map50"], found["engine"], found["images"]) == (0.5, "stub", 2)
     assert run(painted.detector(), scenes, "--min", 0.5)[0] == 0
+    assert "expected a share from 0 to 1, got 90" in run(painted.detector(), scenes, "--min", 90)[2]
 
 
 @pytest.mark.parametrize("model", [painted.localizer, painted.classifier])

@@ -212,7 +212,7 @@ def test_bundle_without_golden_images_cannot_be_verified(rebuild: Rebuild, class
 
 def test_bundle_of_the_first_schema_is_still_verified(binary_bundle: Path, tmp_path: Path) -> None:
     opened = Bundle.open(binary_bundle)
-    since = {"anchors", "box_weights", "iou_threshold", "top_k", "max_det", "nms"}
+    since = {"anchors", "box_weights", "iou_threshold", "top_k", "max_det", "nms", "enlarge", "min_area", "fill_holes"}
     fields = opened.manifest.model_dump(mode="json", exclude=since) | {"schema_version": "1.0"}
     (tmp_path / "old").mkdir()
     for name, data in opened.files.items():

@@ -247,14 +247,15 @@ def _parse_manifest(data: bytes, path: Path) -> Manifest:
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if not isinstance(version, str) or not re.fullmatch(r"\d{1,6}\.\d{1,6}", version, re.ASCII):
         raise BundleError(f"{path}: {MANIFEST} has no schema_version such as {SCHEMA_VERSION!r}")
-    if int(version.split(".")[0]) > int(SCHEMA_VERSION.split(".")[0]):
-        raise BundleError(
-            f"{path}: written in schema {version}, this visdeploy reads {SCHEMA_VERSION}; upgrade visdeploy"
-        )
+    written, known = (tuple(map(int, numbers.split("."))) for numbers in (version, SCHEMA_VERSION))
+    newer = f"written in schema {version}, this visdeploy reads {SCHEMA_VERSION}; upgrade visdeploy"
+    if written[0] > known[0]:
+        raise BundleError(f"{path}: {newer}")
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
-        raise BundleError(f"{path}: {MANIFEST} is not valid: {sentence(Manifest, error.errors()[0])}") from error
+        why = f" ({newer})" if written > known else ""
+        raise BundleError(f"{path}: {MANIFEST} is not valid: {sentence(Manifest, error.errors()[0])}{why}") from error
     for name in manifest.files:
         if not _NAME.fullmatch(name) or name == MANIFEST:
             raise BundleError(f"{path}: refused, its manifest lists a file named {name!r}")

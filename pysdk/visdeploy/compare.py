@@ -31,7 +31,7 @@ from visdeploy.whole_file import whole_file
 # Held-out photographs that are predicted over and over.
 _TIMED_IMAGES = 4
 _STREAM = "stream, batch 1"
-_SHOWN = ("accuracy", "dice", "miou", "iou", "map50", "psnr", "ssim")
+_SHOWN = ("accuracy", "dice", "miou", "iou", "map50", "psnr", "psnr_before", "ssim")
 Say = Callable[[str], None]
 
 
@@ -231,7 +231,9 @@ def compare(
             seeded = replace(options, out=Path(f"{options.out}-{seed}"), seed=seed)
             with rows[title].going_on(f"seed {seed}"):
                 rows[title].options = _record(seeded)
-                rows[title].runs.append(_run(dataset, seeded, engines, target, say))
+                rows[title].runs.append(run := _run(dataset, seeded, engines, target, say))
+                if not run.verified:
+                    raise CheckFailedError(f"visdeploy verify {run.bundle} names what differs from the golden answers")
     images = [item.load_image() for item in dataset.val[:_TIMED_IMAGES]]
     for row in rows.values():
         if row.runs:

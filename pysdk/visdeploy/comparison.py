@@ -48,7 +48,7 @@ class Compared:
     Attributes:
         image: Its name.
         changed: Pixels of another class, boxes without a counterpart on either side, 1 if the best class is another, or
-            samples of a picture that differ by more than `tolerance.RESTORED_LEVELS`.
+            samples of a picture that differ by more levels than they may.
         total: Pixels, boxes of both sides, 1, or samples: three to a pixel.
         error: `changed` of `total`; of a classifier, the largest difference of a probability.
         dice: Of everything that is not background, for masks.
@@ -61,7 +61,9 @@ class Compared:
     dice: float | None = None
 
 
-def compare(answered: Answer | None, expected: Expected, spec: Manifest, precision: str) -> Compared:
+def compare(
+    answered: Answer | None, expected: Expected, spec: Manifest, precision: str, *, levels: int | None = None
+) -> Compared:
     """Compare an answer, None where there was an error instead, with what a reference in fp32 says.
 
     Args:
@@ -69,6 +71,7 @@ def compare(answered: Answer | None, expected: Expected, spec: Manifest, precisi
         expected: What the reference says.
         spec: The bundle's.
         precision: Decides how far boxes, scores and samples may lie apart; see `tolerance`.
+        levels: How far samples may; default, by the precision.
     """
     reference = expected.answer
     if spec.task == "segmentation":
@@ -76,8 +79,8 @@ def compare(answered: Answer | None, expected: Expected, spec: Manifest, precisi
     if spec.task == "classification":
         return _probabilities(expected.image, answered, reference["probabilities"])
     if spec.task == "restoration":
-        levels = tolerance.RESTORED_LEVELS[precision]
-        return _picture(expected.image, answered, reference["picture"], levels)
+        allowed = tolerance.RESTORED_LEVELS[precision] if levels is None else levels
+        return _picture(expected.image, answered, reference["picture"], allowed)
     if answered is None:
         total = len(reference["scores"])
         return Compared(expected.image, total, total, float("inf"))

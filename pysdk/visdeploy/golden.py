@@ -110,6 +110,8 @@ def _contradiction(golden: Golden, spec: Manifest) -> str:
         return f"expected {', '.join(expected)} for {spec.task}, got {', '.join(given)}"
     if spec.resize in ("stretch", "letterbox") and golden.pixels.shape[:2] != spec.size:
         return f"expected pixels of {spec.size}, got {golden.pixels.shape[:2]}"
+    if spec.resize == "tile" and (golden.pixels.shape[0] < spec.size[0] or golden.pixels.shape[1] < spec.size[1]):
+        return f"expected pixels of at least {spec.size}, a window, got {golden.pixels.shape[:2]}"
     if problem := postprocess.contradiction((1, *golden.logits.shape), spec, golden.pixels.shape[:2]):
         return problem
     classes = len(spec.labels)

@@ -72,7 +72,8 @@ class PrecisionOptions:
             raise InputError(f"[export] max_drop: expected a share from 0 to 1, got {self.max_drop}")
         if self.precision == "auto" and not isinstance(self.data, Dataset):
             raise InputError(
-                "[export] precision: auto measures on labelled images; give a folder of images and masks as --data"
+                "[export] precision: auto measures on labelled images; give a folder of images and masks or boxes, or "
+                "of photographs with --degrade or --clean, as --data"
             )
         if not self.kinds:
             offered = "; ".join(f"{engine}: {precision}" for engine, precision in KINDS)

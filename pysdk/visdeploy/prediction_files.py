@@ -66,9 +66,9 @@ class PredictionFiles:
         if instances and spec.task != "segmentation":
             raise InputError(f"[predict] instances: only masks have parts; this model's task is {spec.task}")
         if probabilities and not spec.binary:
-            raise InputError(
-                "[predict] probabilities: only a binary model's are written; masks.probability() has every class"
-            )
+            segments = spec.task == "segmentation"
+            instead = "masks.probability() has every class" if segments else f"this model's task is {spec.task}"
+            raise InputError(f"[predict] probabilities: only a binary model's are written; {instead}")
         self._instances, self._probabilities = instances, probabilities
         self.folder = Path(folder)
         self._restores = spec.task == "restoration"

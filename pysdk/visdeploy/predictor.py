@@ -324,11 +324,11 @@ class Predictor:
 
         def timed(answers: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
             nonlocal waited
-            asked = time.perf_counter()
+            since = time.perf_counter()
             for planes in answers:
-                waited += time.perf_counter() - asked
+                waited += time.perf_counter() - since
                 yield planes
-                asked = time.perf_counter()
+                since = time.perf_counter()
 
         lanes, windows = self.engine.lanes, tiling.windows(prepared.pixels, self.spec)
         # In a stream this already is one lane of several.

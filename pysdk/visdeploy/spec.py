@@ -11,7 +11,7 @@ from visdeploy import tolerance
 from visdeploy.anchors import MAX_ANCHORS, Anchors
 from visdeploy.errors import InputError
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 MAX_CLASSES = 255
 MAX_BYTES = (1 << 32) - 1
 """The largest bundle, and the largest file in one: what a zip without extensions can address."""

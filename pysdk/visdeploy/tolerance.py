@@ -40,6 +40,8 @@ RESIZE_LEVELS: Final = 2.0
 LETTERBOX_LEVELS: Final = 1
 # Likewise from one set of logits to masks: only values at the threshold may fall either way.
 POSTPROCESS_PIXELS: Final = 1e-4
+# One multiplication, one addition and rounding, each exact in float32 on every machine.
+POSTPROCESS_LEVELS: Final = 0
 POSTPROCESS: Final = {
     "segmentation": POSTPROCESS_PIXELS,
     "detection": 0.0,

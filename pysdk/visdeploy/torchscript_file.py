@@ -246,8 +246,8 @@ class _Restorer(_Raw):
         self.mean, self.std = ([255 * value for value in channels] for channels in (spec.mean, spec.std))
 
     def prepare(self, image: Tensor) -> tuple[Tensor, list[int]]:
-        if image.dim() != 3:
-            raise RuntimeError(f"[predict] image: expected uint8 (H, W, 3), got {image.dim()} dimensions")
+        if image.dim() != 3 or image.shape[2] != 3 or image.dtype != torch.uint8:
+            raise RuntimeError(f"[predict] image: expected uint8 (H, W, 3), got {list(image.shape)} or another type")
         planes = image.permute(2, 0, 1).unsqueeze(0).float()
         if self.enlarge > 1:
             planes = nn.functional.interpolate(planes, scale_factor=float(self.enlarge), mode="bicubic")

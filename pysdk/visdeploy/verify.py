@@ -226,7 +226,7 @@ def _postprocessing(recorded: Sequence[Golden], spec: Manifest) -> Row:
     compared = []
     for expected, golden in zip(_expected(recorded, spec), recorded, strict=True):
         answer = answers.read(golden.logits, golden.prepared, spec)
-        compared.append(compare(answer, expected, spec, "fp32"))
+        compared.append(compare(answer, expected, spec, "fp32", levels=tolerance.POSTPROCESS_LEVELS))
     return _answer_row("postprocess", compared, tolerance.POSTPROCESS[spec.task], spec)
 
 

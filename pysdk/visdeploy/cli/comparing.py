@@ -137,8 +137,10 @@ def _options(text: str) -> dict[str, Any]:
 
 
 def _like(default: object, key: str, value: object) -> object:
-    number, flag = (float, int), (bool,)
-    wanted = flag if isinstance(default, bool) else number if isinstance(default, float | int) else None
-    if wanted and (not isinstance(value, wanted) or (wanted is number and isinstance(value, bool))):
-        raise InputError(f"{key}: expected {'true or false' if wanted is flag else 'a number'}, got {value!r}")
+    kinds: dict[type, tuple[Any, str]] = {bool: (bool, "true or false"), int: (int, "a whole number")}
+    kinds[float] = (float | int, "a number")
+    if type(default) in kinds:
+        wanted, named = kinds[type(default)]
+        if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
+            raise InputError(f"{key}: expected {named}, got {value!r}")
     return value

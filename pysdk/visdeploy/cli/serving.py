@@ -80,7 +80,6 @@ def predict(
     with load(bundle, engine=engine, precision=precision, num_threads=threads) as predictor:
         note_engine(predictor.engine)
         spec = predictor.spec
-        files = PredictionFiles(out, spec, overlays=overlays, instances=instances, probabilities=probabilities)
         results = predictor.stream(
             paths,
             batch_size=batch,
@@ -92,6 +91,8 @@ def predict(
             min_area=min_area,
             fill_holes=fill_holes,
         )
+        # Not before: of wrong arguments no folder is left.
+        files = PredictionFiles(out, spec, overlays=overlays, instances=instances, probabilities=probabilities)
         for result in track(results, len(paths), "predicting"):
             if result.error is not None:
                 failed += 1

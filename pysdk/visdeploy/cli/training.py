@@ -26,6 +26,7 @@ from visdeploy.cli.options import (
     number_range,
     numbers,
     open_data,
+    whole_numbers,
 )
 from visdeploy.errors import CheckFailedError, InputError, MissingDependencyError
 
@@ -139,7 +140,7 @@ def train(
         "weights": weights,
         "model": dict(key_value(entry) for entry in model or ()),
         "size": tuple(height_width(entry) for entry in size.split(",")) if size else (),
-        "epochs": tuple(int(value) for value in numbers("epochs", epochs)),
+        "epochs": tuple(whole_numbers("epochs", epochs)),
         "batch": batch,
         "lr": None if lr == "find" else numbers("lr", lr)[0],
         "encoder_lr": encoder_lr,
@@ -188,7 +189,9 @@ def train(
         document = {"checkpoint": str(result.checkpoint), "metrics": result.metrics, "seconds": result.seconds}
         print(json.dumps(document))
         return
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+    of_one_class = ("iou_", "ap50_")  # --json and the bundle have those
+    shown = {name: value for name, value in result.metrics.items() if not name.startswith(of_one_class)}
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
     print(f"best: {figures}\n{result.checkpoint} after {result.seconds / 60:.1f} min; next:")
     print(f"  visdeploy export {out} --out {out.name}.vdz")
 

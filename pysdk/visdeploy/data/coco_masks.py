@@ -48,6 +48,11 @@ def read(
         InputError: A folder or the JSON is missing, or the JSON is not what is expected.
     """
     ids = _categories(root, json)
+    if name := ids.get(_UNLABELLED):
+        raise InputError(
+            f"[data] {root}: the category {name!r} has the id {_UNLABELLED}, which means no label in masks; "
+            "expected ids from 1"
+        )
     names = tuple(labels if labels is not None else ids.values())
     background = 0 if names[:1] == (_BACKGROUND,) else None
     if unknown := [name for name in names if name not in (*ids.values(), _BACKGROUND)]:

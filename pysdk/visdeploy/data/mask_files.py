@@ -40,11 +40,12 @@ def read_class_map(path: Path, classes: Mapping[int, int], colormap: Colormap | 
         InputError: The file is unreadable, or has a value outside `classes`, named with its pixel.
     """
     values = read_mask(path, colormap)
-    size = max(int(values.max()), *classes) + 1
+    size = int(values.max()) + 1
     known = np.zeros(size, np.bool_)
     table = np.zeros(size, np.uint8)
     for value, index in classes.items():
-        known[value], table[value] = True, index
+        if 0 <= value < size:
+            known[value], table[value] = True, index
     if not known[values].all():
         x, y = first_pixel(~known[values])
         unknown = sorted(set(np.unique(values).tolist()) - classes.keys())

@@ -67,6 +67,8 @@ def read(root: Path, *, masks: str | None = None, labels: Sequence[str] | None =
         for part in lists
     ]
     train, val = parts if len(parts) == 2 else hold_out(parts[0])
+    if shared := len({item.name for item in train} & {item.name for item in val}):
+        notes.append(f"{root}: {shared} of the {len(val)} held-out images are trained on too, which flatters the model")
     palette = tuple((int(red), int(green), int(blue)) for red, green, blue in voc_colormap(len(names)))
     return Dataset(names, palette, train, val, 0, tuple(problems), tuple(notes))
 

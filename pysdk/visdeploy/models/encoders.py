@@ -38,11 +38,21 @@ class Encoder(nn.Module):
         return {rf"^{re.escape(prefix)}\.{part}": f"encoder.{name}" for part, name in self.positions.items()}
 
     def divides_evenly(self) -> bool:
-        """Whether every feature map has exactly 1 / stride of the input's size, padding rules considered."""
+        """Whether every feature map has exactly 1 / stride of the input's size, padding rules considered.
+
+        Raises:
+            InputError: It takes images of one size only, or its feature maps are not (B, C, h, w).
+        """
         side = 2 * self.strides[-1]
         was_training = self.training
-        with torch.no_grad():
-            features = self.eval()(torch.zeros(1, 3, side, side))
+        try:
+            with torch.no_grad():
+                features = self.eval()(torch.zeros(1, 3, side, side))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise InputError(
+                f"[models] encoder: expected a backbone that takes images of any size, but this one refuses "
+                f"{side}x{side} ({error}); choose another"
+            ) from error
         self.train(was_training)
         depths = [feature.shape[1] for feature in features]
         if depths != self.channels:

@@ -36,6 +36,7 @@ class Fcn(nn.Module):
     def __init__(self, encoder: str, num_classes: int) -> None:
         super().__init__()
         self.encoder = create_encoder(encoder)
+        self.encoder.divides_evenly()
         stride = self.encoder.strides[-1]
         self.divisor = stride
         self.classify = nn.Conv2d(self.encoder.channels[-1], num_classes, 1)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import lightning
 import torch
@@ -88,7 +89,7 @@ def fit(dataset: Dataset, options: TrainOptions, *, resume: bool = False) -> Tra
         dataset = _large_enough(dataset, specs)
     if min(options.batch, len(dataset.train)) == 1:
         _check_alone(dataset, options, net)
-    _claim(options, resume)
+    _claim(options, dataset, resume)
     net = net.to(memory_format=torch.channels_last)
     figures: dict[str, float] = {}
     for stage, spec in enumerate(specs):
@@ -109,19 +110,20 @@ def _large_enough(dataset: Dataset, specs: Sequence[Spec]) -> Dataset:
     return dataset
 
 
-def _claim(options: TrainOptions, resume: bool) -> None:
+def _claim(options: TrainOptions, dataset: Dataset, resume: bool) -> None:
     record = options.out / "options.json"
-    now = _plain(dataclasses.asdict(options))
+    now = {**_plain(dataclasses.asdict(options)), "data": _identity(dataset)}
     if record.is_file():
         before = json.loads(record.read_text())
         if not resume:
             raise InputError(f"[train] out: {options.out} already holds a run; pass --resume, or another folder")
         # An earlier version knew fewer options, and did what their defaults do.
         before = _plain({option.name: option.default for option in dataclasses.fields(options)}) | before
+        before.setdefault("data", now["data"])
         changed = [name for name in now if name != "out" and before[name] != now[name]]
         if changed:
             said = "; ".join(f"{name} was {before.get(name)}, now {now[name]}" for name in changed)
-            raise InputError(f"[train] resume: the run in {options.out} was started with other options: {said}")
+            raise InputError(f"[train] resume: the run in {options.out} was started with other options or data: {said}")
         return
     if resume:
         raise InputError(f"[train] resume: {options.out} holds no run to continue; leave --resume out to start one")
@@ -131,6 +133,13 @@ def _claim(options: TrainOptions, resume: bool) -> None:
             partial.write_text(json.dumps(now, indent=1))
     except OSError as error:
         raise InputError(f"[train] out: cannot write to {options.out} ({error.strerror})") from error
+
+
+def _identity(dataset: Dataset) -> str:
+    """Return what tells data from others without reading the images."""
+    names = "\n".join([*dataset.labels, *(item.name for item in (*dataset.train, *dataset.val))])
+    told = f"{len(dataset.train)} images and {len(dataset.val)} held out, names of checksum {crc32(names.encode()):08x}"
+    return f"{told}, {dataset.degrade}" if dataset.degrade else told
 
 
 def _check_freezing(options: TrainOptions, net: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from visdeploy.errors import InputError
 from visdeploy.models.registry import REGISTRY
@@ -162,13 +162,8 @@ class TrainOptions:
         for name in ("batch", *(("lr",) if self.lr is not None else ())):
             if getattr(self, name) <= 0:
                 raise InputError(f"[train] {name}: expected a positive number, got {getattr(self, name)}")
-        for name, kind in (
-            ("box_loss", BoxLoss),
-            ("class_loss", ClassLoss),
-            ("optimizer", Optimizer),
-            ("schedule", Schedule),
-        ):
-            if getattr(self, name) not in get_args(kind):
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise InputError(f"[train] {name}: expected {known}, got {getattr(self, name)!r}")
         if not 0 <= self.momentum < 1:
@@ -177,9 +172,13 @@ class TrainOptions:
             raise InputError(f"[train] momentum: goes with sgd, got the optimizer {self.optimizer}")
         if not 0 < self.step_at < 1:
             raise InputError(f"[train] step_at: expected a share between 0 and 1, got {self.step_at}")
+        if not 0 <= self.warmup <= 1:
+            raise InputError(f"[train] warmup: expected a share from 0 to 1, got {self.warmup}")
+        weights = ("dice", "pos_weight", "label_weight", "feature_loss", "gram_loss")
+        for name in ("encoder_lr", "weight_decay", *weights):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"[train] {name}: expected a number of at least 0, got {getattr(self, name)}")
         for name in ("feature_loss", "gram_loss"):
-            if getattr(self, name) < 0:
-                raise InputError(f"[train] {name}: expected a weight of at least 0, got {getattr(self, name)}")
             if getattr(self, name) and (self.weights is None or self.encoder is None):
                 raise InputError(
                     f"[train] {name}: expected an encoder and its weights, as pictures are compared by the features "

@@ -24,11 +24,10 @@ class RestorationTask(Task):
 
     examples = PictureCrops
     reported = ("ssim", "psnr_before")
-    features: FeatureLoss | None
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.features = None
+        self.features: FeatureLoss | None = None
         if self.options.feature_loss or self.options.gram_loss:
             # Not that of `net`, which earlier stages have changed.
             assert self.spec.architecture is not None

@@ -4,8 +4,6 @@ After the perceptual and style losses of Johnson et al. 2016 (https://arxiv.org/
 fast.ai's course of 2019 uses them for super-resolution: everything is compared by L1.
 """
 
-from typing import Self
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,24 +11,22 @@ from torch.nn import functional
 _MAPS = 3  # the finest ones: details are what restoration is about
 
 
-class FeatureLoss(nn.Module):
-    """Differences of two pictures in the finest feature maps of a frozen encoder."""
+class FeatureLoss:
+    """Differences of two pictures in the finest feature maps of a frozen encoder.
+
+    It is no module, so that what trains does not change, average or save the encoder.
+    """
 
     def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder.requires_grad_(False)
-        self.train(False)
+        self.encoder = encoder.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> Self:
-        """Stay as it is: its statistics are those of ImageNet."""
-        return super().train(False)
-
-    def forward(self, picture: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, picture: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Compare (B, 3, H, W) pictures, normalised as the encoder knows them.
 
         Returns:
             The L1 distance of features, and that of their Gram matrices; each the mean over the maps.
         """
+        self.encoder.to(picture.device)
         with torch.no_grad():
             wanted = self.encoder(target)[:_MAPS]
         found = self.encoder(picture)[:_MAPS]
