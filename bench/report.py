@@ -16,8 +16,6 @@ PICK = (
     "serve 8 images",
     "16 JPEG of 640x480",
     "post-processing of 8",
-    "training step, resnet34, 4x3x192x256, 1 threads, bf16",
-    "answer, resnet34, 4x3x192x256, 1 threads, bf16",
     "nms uniform 1000",
     "nms clustered 1000",
     "batched_nms",
