@@ -1,5 +1,6 @@
 import ctypes
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import cuda_arrays
+from visdeploy import cli
 from visdeploy.native import _core
 
 # Read when torch is first imported: its threads spin otherwise, and stall each other where the machine is shared.
@@ -147,3 +149,17 @@ def detector_bundle(tmp_path_factory: pytest.TempPathFactory, photos: list[NDArr
     spec = {"task": "detection", "labels": ["cat", "dog"], "size": (64, 96), "mean": 0.5, "std": 0.5}
     export.export(BoxNet(2), path, spec=spec | {"resize": "letterbox"}, golden=photos)
     return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["visdeploy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call

@@ -18,20 +18,6 @@ from visdeploy.engines import NAMES
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Call the command line in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["visdeploy", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
 def photo_folder(tmp_path) -> Path:
     """Three images, the middle one broken."""
     rng = np.random.default_rng(0)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from types import SimpleNamespace
 
 import cv2
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from visdeploy import cli, compare, data, export, image
+from visdeploy import compare, data, export, image
 from visdeploy.errors import CheckFailedError, InputError
 
 TINY = {"encoder": "test_efficientnet", "sizes": ((64, 64),), "epochs": (2,), "batch": 4, "precision": "fp32"}
@@ -38,20 +37,6 @@ def squares(tmp_path_factory):
 def no_curves(monkeypatch):
     """They take half the time of so short a run."""
     monkeypatch.setattr("visdeploy.train.journal.draw_curves", lambda *_: None)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Call the command line in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["visdeploy", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def table_of(text: str) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ import pytest
 
 import painted
 import stub
-from visdeploy import cli, coco_figures, data, evaluation_plots, predictor
+from visdeploy import coco_figures, data, evaluation_plots, predictor
 from visdeploy.average_precision import AveragePrecision
 from visdeploy.bundle import Bundle, Manifest
 from visdeploy.data.dataset import Dataset, Item, Objects
@@ -23,18 +23,14 @@ FIRST, SECOND, THIRD, FOURTH = painted.PLACES.tolist()
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(monkeypatch, run):
     """Call `val` with a model and a data set of its own: exit code, stdout, stderr."""
 
     def call(model, items, *arguments: object, labels=("background", "a", "b"), problems=()) -> tuple[int, str, str]:
         dataset = Dataset(labels, ((0, 0, 0),) * len(labels), [], items, problems=problems)
         monkeypatch.setattr(predictor, "load", lambda *_, **__: model)
         monkeypatch.setattr(data, "open", lambda *_, **__: dataset)
-        monkeypatch.setattr(sys, "argv", ["visdeploy", "val", "x.vdz", "--data", ".", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
+        return run("val", "x.vdz", "--data", ".", *arguments)
 
     return call
 
