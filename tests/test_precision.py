@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from test_cli import run  # noqa: F401  (a fixture)
 from visdeploy import bundle as bundles
 from visdeploy import data, image, tolerance
 from visdeploy.bundle import ONNX, Bundle
@@ -200,7 +199,7 @@ def test_engines_of_tensorrt_are_built_from_them(easy_with_variants):
         assert builder.build_serialized_network(network, config) is not None
 
 
-def test_the_costliest_layers_stay_in_fp32(run, tmp_path, labelled):  # noqa: F811
+def test_the_costliest_layers_stay_in_fp32(run, tmp_path, labelled):
     bundle = Bundle.open(make(tmp_path / "outlier.vdz", Chain(8, outliers=(3,))))
     said: list[str] = []
     made = add_variants(bundle, PrecisionOptions("int8", labelled), progress=said.append)
@@ -267,7 +266,7 @@ def test_a_variant_that_is_left_out_does_not_stay_from_before(easy_with_variants
     assert made.manifest.variant("onnxruntime", "int8") is not None
 
 
-def test_another_format_measures_what_it_is_given_data_for(run, easy, folder, tmp_path):  # noqa: F811
+def test_another_format_measures_what_it_is_given_data_for(run, easy, folder, tmp_path):
     ungated, out = tmp_path / "ungated.vdz", tmp_path / "easy.xml"
     options = ["--precision", "int8", "--format", "openvino", "--out", out]
     assert run("export", easy, "--precision", "int8", "--engine", "openvino", "--out", ungated)[0] == 0
@@ -402,7 +401,7 @@ def test_a_library_that_fails_is_quoted(easy, labelled, monkeypatch):
         add_variants(Bundle.open(easy), PrecisionOptions("fp16", labelled))
 
 
-def test_the_command_line(run, easy, folder, tmp_path):  # noqa: F811
+def test_the_command_line(run, easy, folder, tmp_path):
     out = tmp_path / "out.vdz"
     options = ["--precision", "int8", "--engine", "onnxruntime"]
     code, said, err = run("export", easy, "--out", out, *options, "--data", folder / "images", "--json")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from test_cli import run  # noqa: F401  (a fixture)
 from test_train import discs, options, weights  # noqa: F401  (a fixture)
 from visdeploy import data
 from visdeploy.errors import InputError

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import visdeploy as vd
-from test_cli import run  # noqa: F401  (a fixture)
 from visdeploy import data, export, models
 from visdeploy.data.scenes import write_scenes
 from visdeploy.errors import InputError
@@ -62,7 +61,7 @@ def test_in_python(scenes, tmp_path):
         assert predictor(photos[0]).masks.to_numpy().shape == (64, 64)
 
 
-def test_on_the_command_line(run, scenes, tmp_path):  # noqa: F811
+def test_on_the_command_line(run, scenes, tmp_path):
     code, _, err = run(
         *("train", "--data", scenes, "--out", tmp_path / "run", "--arch", "toy", "--model", "width=6"),
         *("--size", 64, "--epochs", 1, "--precision", "fp32", "--lr", 0.01),
