@@ -56,8 +56,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Named defaults of the options below, which win over it: fcn-sgd, fcn-sgd-sum, resnet_unet-sgd, "
-            "resnet_unet-adam-1e-3, resnet_unet-adam-1e-4."
+            help="Named defaults of the options below, which win over it: a model's name, fcn-sgd, fcn-sgd-sum, "
+            "resnet_unet-sgd, resnet_unet-adam-1e-3, resnet_unet-adam-1e-4."
         ),
     ] = None,
     format: Format = "auto",
@@ -77,7 +77,8 @@ def train(
     size: Annotated[
         str | None,
         typer.Option(
-            help="'256', '192x256', or a stage after the other: '128,256'; default, 256, or 224 of one object."
+            help="'256', '192x256', or a stage after the other: '128,256'; default, 256, of one object 224, of "
+            "pictures 128."
         ),
     ] = None,
     epochs: Annotated[str, typer.Option(help="Per stage: '20', or '20,10'.")] = "20",
