@@ -56,7 +56,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Named defaults of the options below, which win over it: a model's name, fcn-sgd, fcn-sgd-sum, "
+            help="A model's name, or a preset of the options below, which win over it: fcn-sgd, fcn-sgd-sum, "
             "resnet_unet-sgd, resnet_unet-adam-1e-3, resnet_unet-adam-1e-4."
         ),
     ] = None,
