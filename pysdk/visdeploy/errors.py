@@ -1,5 +1,7 @@
 """The exceptions that visdeploy raises; every message names the argument, what was expected and what came."""
 
+from collections.abc import Iterable
+
 
 class VisdeployError(Exception):
     """Base of every error that visdeploy raises on purpose."""
@@ -31,3 +33,11 @@ class MissingDependencyError(VisdeployError, ImportError):
 
 class CheckFailedError(VisdeployError):
     """A check ran to its end and the answer is no: parity drifted, or a gate was missed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return what ends a message on an unknown name: the nearest of those known, or nothing where none is near."""
+    import difflib  # not at once: every import of visdeploy passes here
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

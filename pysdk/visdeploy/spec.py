@@ -1,6 +1,5 @@
 """What a bundle says about its model: the spec that its maker writes, and the manifest that export completes."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -9,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from visdeploy import tolerance
 from visdeploy.anchors import MAX_ANCHORS, Anchors
-from visdeploy.errors import InputError
+from visdeploy.errors import InputError, did_you_mean
 
 SCHEMA_VERSION = "1.2"
 MAX_CLASSES = 255
@@ -330,8 +329,7 @@ def sentence(cls: type[Spec], error: Any) -> str:
     """Return what one of a `ValidationError`'s errors says, in the words of a spec's author."""
     field = ".".join(str(part) for part in error["loc"]) or "spec"
     if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(field, cls.model_fields, n=1)
-        return f"{field}: no such field" + (f"; did you mean {close[0]!r}?" if close else "")
+        return f"{field}: no such field{did_you_mean(field, cls.model_fields)}"
     if error["type"] == "missing":
         return f"{field}: required, and missing"
     if error["type"] == "value_error":

@@ -20,13 +20,13 @@ from visdeploy.cli.options import (
     Format,
     Masks,
     choice,
-    height_width,
     key_value,
+    learning_rate,
     note,
     note_some,
     number_range,
-    numbers,
     open_data,
+    sizes,
     unless_all,
     whole_numbers,
 )
@@ -120,13 +120,13 @@ def _options(text: str) -> dict[str, Any]:
         key, value = key_value(entry)
         plain = entry.partition("=")[2]
         if key == "size":
-            found["sizes"] = tuple(height_width(side) for side in plain.split(","))
+            found["sizes"] = sizes(plain)
         elif key == "epochs":
             found[key] = tuple(whole_numbers(key, plain))
         elif key == "scale":
             found[key] = number_range(key, plain)
         elif key == "lr":
-            found[key] = None if plain == "find" else numbers(key, plain)[0]
+            found[key] = learning_rate(plain)
         elif key in ("out", "seed", "task"):
             raise InputError(f"{entry}: {key} is one for all, not a recipe's")
         elif key in known:

@@ -1,6 +1,5 @@
 """What verbs share: their options, how text becomes values, and how work in progress is shown."""
 
-import difflib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from visdeploy.errors import InputError
+from visdeploy.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from visdeploy.data import Dataset
@@ -99,8 +98,7 @@ def unless_all(names: list[str] | None) -> list[str] | None:
 def choice(option: str, value: str, allowed: Sequence[str]) -> str:
     """Return the value if it is allowed, else name the nearest that is."""
     if value not in allowed:
-        close = difflib.get_close_matches(value, allowed, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(value, allowed)
         raise InputError(f"--{option}: expected {' or '.join(allowed)}, got {value!r}{hint}")
     return value
 
@@ -111,6 +109,16 @@ def height_width(text: str) -> tuple[int, int]:
     if len(sides) != len(text.split("x")) or len(sides) not in (1, 2):
         raise InputError(f"--size: expected a number or HEIGHTxWIDTH, got {text!r}")
     return int(sides[0]), int(sides[-1])
+
+
+def sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """Read 128,192x256."""
+    return tuple(height_width(side) for side in text.split(","))
+
+
+def learning_rate(text: str) -> float | None:
+    """Read 0.001, or None for find."""
+    return None if text == "find" else numbers("lr", text)[0]
 
 
 def numbers(option: str, text: str) -> list[float]:

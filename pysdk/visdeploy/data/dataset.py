@@ -132,6 +132,13 @@ def hold_out(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
     )
 
 
+def overlap(root: Path, train: Sequence[Item], val: Sequence[Item]) -> list[str]:
+    """Return a note, where lists of both name the same images, of how many are learnt from and held out too."""
+    shared = len({item.image_path for item in train} & {item.image_path for item in val})
+    line = f"{root}: {shared} of the {len(val)} held-out images are trained on too, which flatters the model"
+    return [line] if shared else []
+
+
 def check(dataset: Dataset) -> list[str]:
     """Decode everything once and describe all that is wrong, one line per fault.
 

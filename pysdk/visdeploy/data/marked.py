@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from visdeploy.data.dataset import Dataset, Item, Objects, hold_out
+from visdeploy.data.dataset import Dataset, Item, Objects, hold_out, overlap
 from visdeploy.errors import InputError, MissingDependencyError
 from visdeploy.image import SUFFIXES, decode
 from visdeploy.spec import default_palette
@@ -74,10 +74,7 @@ def make_dataset(root: Path, labels: Sequence[str], splits: Sequence[Split]) -> 
             f"{root}: {sum(clipped.values())} boxes in {len(clipped)} images reach beyond the image, and are clipped"
         )
     train, val = parts if len(parts) == 2 else hold_out(parts[0])
-    if shared := len({item.image_path for item in train} & {item.image_path for item in val}):
-        notes.insert(
-            0, f"{root}: {shared} of the {len(val)} held-out images are trained on too, which flatters the model"
-        )
+    notes = [*overlap(root, train, val), *notes]
     return Dataset(tuple(labels), default_palette(len(labels), 0), train, val, 0, _once(problems), _once(notes))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from visdeploy.data import folder
 from visdeploy.data.colormap import VOC_LABELS, voc_colormap
-from visdeploy.data.dataset import IGNORE_INDEX, Dataset, hold_out
+from visdeploy.data.dataset import IGNORE_INDEX, Dataset, hold_out, overlap
 from visdeploy.data.mask_files import check_names
 from visdeploy.data.voc import image_folder, listed_names
 from visdeploy.errors import InputError
@@ -67,8 +67,7 @@ def read(root: Path, *, masks: str | None = None, labels: Sequence[str] | None =
         for part in lists
     ]
     train, val = parts if len(parts) == 2 else hold_out(parts[0])
-    if shared := len({item.name for item in train} & {item.name for item in val}):
-        notes.append(f"{root}: {shared} of the {len(val)} held-out images are trained on too, which flatters the model")
+    notes += overlap(root, train, val)
     palette = tuple((int(red), int(green), int(blue)) for red, green, blue in voc_colormap(len(names)))
     return Dataset(names, palette, train, val, 0, tuple(problems), tuple(notes))
 

@@ -4,7 +4,6 @@ An adapter module has `version()`, which raises ImportError where its package is
 it computes on, `precisions()`, which says what it can compute in there, and `open_engine(...)`.
 """
 
-import difflib
 import threading
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy.bundle import Bundle
-from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
+from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError, did_you_mean
 from visdeploy.machine import cpu_flags, cpu_model
 
 # In order of preference.
@@ -99,8 +98,7 @@ def open_engine(
     if name == "auto":
         name = _first_installed(device)
     if name not in NAMES:
-        close = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, NAMES)
         raise InputError(f"[load] engine: expected auto, {', '.join(NAMES)}, got {name!r}{hint}")
     if precision not in ("auto", *PRECISIONS):
         raise InputError(f"[load] precision: expected auto, {', '.join(PRECISIONS)}, got {precision!r}")

@@ -1,13 +1,12 @@
 """The models that visdeploy trains, by name; a file per family, which registers what it holds."""
 
-import difflib
 import importlib
 import inspect
 import pkgutil
 from pathlib import Path
 from typing import Any
 
-from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.errors import InputError, MissingDependencyError, did_you_mean
 
 try:
     from torch import nn
@@ -70,8 +69,7 @@ def create(
         22009665
     """
     if name not in REGISTRY:
-        close = difflib.get_close_matches(name, REGISTRY, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, REGISTRY)
         raise InputError(f"[models] name: expected one of {', '.join(sorted(REGISTRY))}, got {name!r}{hint}")
     if num_classes < 1:
         raise InputError(f"[models] num_classes: expected at least 1, got {num_classes}")

@@ -1,11 +1,10 @@
 """Named presets of `TrainOptions`: what a course or a paper trained a model with, and what this package does."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from visdeploy.errors import InputError
+from visdeploy.errors import InputError, did_you_mean
 from visdeploy.models.registry import REGISTRY
 from visdeploy.train.options import TrainOptions
 
@@ -57,8 +56,7 @@ def preset(name: str) -> Mapping[str, Any]:
     if name in REGISTRY:
         return {"arch": name}
     known = [*RECIPES, *sorted(REGISTRY)]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, known)
     raise InputError(f"[train] recipe: expected one of {', '.join(known)}, got {name!r}{hint}")
 
 
