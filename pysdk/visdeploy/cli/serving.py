@@ -63,7 +63,7 @@ def predict(
         bool | None,
         typer.Option(
             "--overlays/--no-overlays",
-            help="Draw what was found over the images, the default; of restored pictures, before and after.",
+            help="Draw what was found over the images, the default; restored pictures beside them if asked for.",
         ),
     ] = None,
     as_json: AsJson = False,
