@@ -15,6 +15,7 @@ import pytest
 
 from visdeploy import cli, image, mask
 from visdeploy.engines import NAMES
+from visdeploy.errors import MissingDependencyError, requires
 
 
 @pytest.fixture
@@ -93,6 +94,34 @@ def test_a_missing_engine_says_what_to_install(run, binary_bundle, monkeypatch):
     assert code == 3
     assert "pip install 'visdeploy[openvino]'" in err
     assert run("check")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo", "--out", "out"],
+        ["train", "--data", "data", "--out", "out"],
+        ["compare", "unet", "--data", "data", "--out", "out"],
+        ["export", "net.pt", "--out", "net.vdz"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_missing_torch_says_what_to_install(arguments, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "net.pt").touch()
+    code = "import sys\nsys.modules['torch'] = None\nfrom visdeploy.cli import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith("pip install 'visdeploy[train]'\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_import_of_ours_is_no_missing_package():
+    with pytest.raises(ModuleNotFoundError, match="nothing_here") as raised, requires("this", "train"):
+        import_module("visdeploy.nothing_here")
+    assert not isinstance(raised.value, MissingDependencyError)
 
 
 def test_check_explains_this_machine(run):

@@ -7,18 +7,16 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
 
-from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.errors import InputError, requires
 from visdeploy.spec import Spec
 from visdeploy.types import Timings
 
-try:
+with requires("the PyTorch baseline needs torch and pycocotools", "train"):
+    import torch
     from pycocotools import mask as coco_mask
-except ImportError as error:
-    raise MissingDependencyError("the PyTorch baseline needs pycocotools: pip install 'visdeploy[train]'") from error
+    from torch import nn
+    from torch.nn import functional
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visdeploy.errors import MissingDependencyError
+from visdeploy.errors import requires
 from visdeploy.evaluate import Detected
 from visdeploy.mask import install_as_pycocotools
 
@@ -33,15 +33,13 @@ def coco_figures(images: Sequence[Detected], labels: Sequence[str]) -> dict[str,
     Raises:
         MissingDependencyError: pycocotools is not installed.
     """
-    try:
+    with requires("COCO's figures need pycocotools", "train"):
         import pycocotools  # noqa: F401 - install_as_pycocotools would put a stand-in here
 
         if "pycocotools.coco" not in sys.modules:
             install_as_pycocotools()
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise MissingDependencyError("COCO's figures need pycocotools: pip install 'visdeploy[train]'") from error
 
     truth: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []

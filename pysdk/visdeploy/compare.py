@@ -13,13 +13,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from visdeploy import export
 from visdeploy.bundle import Bundle
 from visdeploy.data import Dataset
 from visdeploy.engines import installed, reason
-from visdeploy.errors import CheckFailedError, InputError
+from visdeploy.errors import CheckFailedError, InputError, requires
 from visdeploy.machine import cpu_model
 from visdeploy.metrics import headline
 from visdeploy.precision import PrecisionOptions
@@ -27,6 +25,9 @@ from visdeploy.throughput import Figures, compete
 from visdeploy.train import TrainOptions, checkpoint, fit
 from visdeploy.verify import verify
 from visdeploy.whole_file import whole_file
+
+with requires("visdeploy.compare needs torch", "train"):
+    import torch
 
 # Held-out photographs that are predicted over and over.
 _TIMED_IMAGES = 4

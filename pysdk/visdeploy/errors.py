@@ -1,6 +1,7 @@
 """The exceptions that visdeploy raises; every message names the argument, what was expected and what came."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class VisdeployError(Exception):
@@ -33,6 +34,23 @@ class MissingDependencyError(VisdeployError, ImportError):
 
 class CheckFailedError(VisdeployError):
     """A check ran to its end and the answer is no: parity drifted, or a gate was missed."""
+
+
+@contextmanager
+def requires(sentence: str, extra: str) -> Iterator[None]:
+    """Say a failed import of the block in one sentence: what needs which packages, and the extra that brings them.
+
+    Raises:
+        MissingDependencyError: An import of the block failed; where one named a remedy of its own, that one.
+    """
+    try:
+        yield
+    except MissingDependencyError:
+        raise
+    except ImportError as error:
+        if error.name is not None and error.name.partition(".")[0] == "visdeploy":  # a fault of ours
+            raise
+        raise MissingDependencyError(f"{sentence} ({error}): pip install 'visdeploy[{extra}]'") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy.average_precision import Curve
-from visdeploy.errors import MissingDependencyError
+from visdeploy.errors import requires
 
 # Classes beyond which only the best and the worst have a colour, and beyond which a matrix has no numbers.
 _COLORED = 20
@@ -79,9 +79,7 @@ def draw_confusion(names: Sequence[str], counts: NDArray[np.int64], path: Path) 
 
 
 def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
-    try:
+    with requires("the plots need matplotlib", "train"):
         from matplotlib import colormaps
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("the plots need matplotlib: pip install 'visdeploy[train]'") from error
     return Figure(figsize=size, layout="constrained"), colormaps["tab10"]

@@ -21,7 +21,7 @@ from visdeploy.bundle import Bundle, Manifest, Spec
 from visdeploy.comparison import relative_error
 from visdeploy.engines import Engine, cpu_quota, installed, open_engine, reason
 from visdeploy.engines import torchscript as torchscript_engine
-from visdeploy.errors import InputError, MissingDependencyError, VisdeployError
+from visdeploy.errors import InputError, VisdeployError, requires
 from visdeploy.image import ImageSource
 from visdeploy.preprocess import prepare
 from visdeploy.report import Report
@@ -32,17 +32,13 @@ from visdeploy.whole_file import whole_file
 if TYPE_CHECKING:
     from visdeploy.precision import PrecisionOptions
 
-try:
+with requires("visdeploy.export needs torch and onnx", "train"):
     import onnx
     import torch
     from torch import Tensor, nn
 
     from visdeploy.adapt import as_network, completed, single_output
     from visdeploy.onnx_graph import wrap_graph
-except ImportError as error:
-    raise MissingDependencyError(
-        f"visdeploy.export needs torch and onnx ({error}): pip install 'visdeploy[train]'"
-    ) from error
 
 OPSET = 18
 # Tasks whose networks take images of any size, and answer with a map.

@@ -17,19 +17,15 @@ import numpy as np
 from visdeploy import bundle as bundles
 from visdeploy.bundle import Bundle
 from visdeploy.engines.answering_file import OUTPUTS
-from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.errors import InputError, requires
 from visdeploy.replayed import write_replayed
 from visdeploy.report import Report
 from visdeploy.spec import Manifest
 
-try:
+with requires("[export] --format onnx needs onnx", "train"):
     import onnx
     import onnx.compose
     from onnx import TensorProto, helper, numpy_helper
-except ImportError as error:
-    raise MissingDependencyError(
-        f"[export] --format onnx needs onnx ({error}): pip install 'visdeploy[train]'"
-    ) from error
 
 _PREFIX = "visdeploy_nms_"
 _LARGEST_SIZE = np.float32(np.log(1000 / 16))  # as ops.decode_boxes holds it down

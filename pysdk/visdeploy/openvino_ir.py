@@ -6,7 +6,7 @@ from typing import Any
 
 from visdeploy.bundle import ONNX, Bundle
 from visdeploy.engines import graph_files, reason
-from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError
+from visdeploy.errors import EngineError, InputError, UnsupportedError, requires
 from visdeploy.replayed import write_replayed
 from visdeploy.report import Report
 
@@ -32,12 +32,8 @@ def export_openvino(
         UnsupportedError: The bundle holds no graph of this precision.
         CheckFailedError: The file answers differently; nothing is written.
     """
-    try:
+    with requires("[export] format openvino needs it", "openvino"):
         import openvino
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"[export] format: openvino is not installed ({error}): pip install 'visdeploy[openvino]'"
-        ) from error
     say = progress or (lambda line: None)
     path = Path(path)
     if path.suffix != ".xml":

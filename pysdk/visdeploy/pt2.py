@@ -10,12 +10,12 @@ from typing import Any
 from visdeploy import bundle as bundles
 from visdeploy.bundle import Bundle
 from visdeploy.engines import reason
-from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.errors import InputError, requires
 from visdeploy.replayed import write_replayed
 from visdeploy.report import Report
 from visdeploy.spec import Manifest
 
-try:
+with requires("visdeploy.pt2 needs torch and onnx", "train"):
     import torch
     from torch import Tensor, nn
     from torch.export import Dim
@@ -24,10 +24,6 @@ try:
     from visdeploy.adapt import as_network, single_output
     from visdeploy.engines import torchscript
     from visdeploy.export import Deployable
-except ImportError as error:
-    raise MissingDependencyError(
-        f"visdeploy.pt2 needs torch and onnx ({error}): pip install 'visdeploy[train]'"
-    ) from error
 
 
 def export_pt2(

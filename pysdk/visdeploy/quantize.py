@@ -23,17 +23,13 @@ from visdeploy import tolerance
 from visdeploy.bundle import Bundle
 from visdeploy.comparison import relative_error
 from visdeploy.engines import open_engine, reason
-from visdeploy.errors import EngineError, MissingDependencyError, UnsupportedError, VisdeployError
+from visdeploy.errors import EngineError, UnsupportedError, VisdeployError, requires
 
-try:
+with requires("lower precision needs onnx and onnxruntime", "quantize"):
     import onnx
     from onnxruntime import quantization as ort_quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
     from onnxruntime.transformers.float16 import convert_float_to_float16
-except ImportError as error:
-    raise MissingDependencyError(
-        f"lower precision needs onnx and onnxruntime ({error}): pip install 'visdeploy[quantize]'"
-    ) from error
 
 Target = Literal["onnxruntime", "tensorrt"]
 Files = dict[str, bytes]
@@ -113,13 +109,9 @@ class Quantizer:
             EngineError: The graph cannot be quantised.
         """
         with _silence():
-            try:
+            with requires("int8 for openvino needs nncf and openvino", "quantize,openvino"):
                 import nncf
                 import openvino
-            except ImportError as error:
-                raise MissingDependencyError(
-                    f"int8 for openvino needs nncf and openvino ({error}): pip install 'visdeploy[quantize,openvino]'"
-                ) from error
 
         def make() -> tuple[bytes, bytes]:
             model = openvino.Core().read_model(self._graph.SerializeToString())

@@ -26,16 +26,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from visdeploy.errors import MissingDependencyError
+from visdeploy.errors import MissingDependencyError, requires
 from visdeploy.torch_library import built_with_torch
 
-try:
+with requires("visdeploy.torch_ops needs torch", "torchscript"):
     import torch
     from torch import Tensor
-except ImportError as error:
-    raise MissingDependencyError(
-        f"visdeploy.torch_ops needs torch ({error}): pip install 'visdeploy[torchscript]'"
-    ) from error
 
 OLDEST = (2, 11)
 """The oldest torch that the library is tested with."""

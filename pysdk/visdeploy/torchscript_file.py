@@ -11,19 +11,17 @@ from visdeploy import bundle as bundles
 from visdeploy.asked import logit_threshold
 from visdeploy.bundle import Bundle
 from visdeploy.engines import reason
-from visdeploy.errors import EngineError, InputError, MissingDependencyError
+from visdeploy.errors import EngineError, InputError, requires
 from visdeploy.replayed import write_replayed
 from visdeploy.report import Report
 from visdeploy.spec import Manifest
 
-try:
+with requires("[export] --format torchscript needs torch", "torchscript"):
     import torch
     from torch import Tensor, nn
 
     import visdeploy.torch_ops  # noqa: F401  (which scripting needs)
     from visdeploy.engines.torchscript import accepting_deprecation
-except ImportError as error:
-    raise MissingDependencyError(f"[export] --format torchscript: {error}") from error
 
 
 def export_torchscript(bundle: Bundle, path: str | Path, *, progress: Callable[[str], None] | None = None) -> Report:

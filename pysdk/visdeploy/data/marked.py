@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from visdeploy.data.dataset import Dataset, Item, Objects, hold_out, overlap
-from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.errors import InputError, requires
 from visdeploy.image import SUFFIXES, decode
 from visdeploy.spec import default_palette
 
@@ -119,10 +119,8 @@ def read_size(path: Path) -> tuple[int, int]:
         InputError: The file is not an image.
         MissingDependencyError: Pillow is not installed.
     """
-    try:
+    with requires(f"{path}: sizes of images need Pillow", "train"):
         from PIL import Image as PillowImage
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: sizes of images need Pillow: pip install 'visdeploy[train]'") from error
     try:
         with PillowImage.open(path) as picture:
             width, height = picture.size

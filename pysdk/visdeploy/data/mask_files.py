@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from visdeploy.data.colormap import classes_of, colours_in, first_pixel, voc_colormap
 from visdeploy.data.dataset import IGNORE_INDEX, ClassMap
-from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.errors import InputError, requires
 
 Colormap = NDArray[np.uint8]
 """(n, 3) RGB by class index."""
@@ -136,10 +136,8 @@ def _has_palette(data: bytes) -> bool:
 
 def _read_indices(path: Path) -> ClassMap:
     # OpenCV expands palettes to colours and cannot be told not to.
-    try:
+    with requires(f"{path}: palette masks need Pillow", "train"):
         from PIL import Image as PillowImage
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: palette masks need Pillow: pip install 'visdeploy[train]'") from error
     try:
         with PillowImage.open(path) as picture:
             return np.array(picture, np.uint8)

@@ -15,7 +15,7 @@ from visdeploy.data import box_formats
 from visdeploy.data.dataset import Dataset
 from visdeploy.data.folder import list_images
 from visdeploy.data.marked import BACKGROUND, BOX_TASKS, Marked, Split, make_dataset, read_size
-from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.errors import InputError, requires
 
 LAYOUT = "images/ and labels/*.txt, or a YAML that names train, val and names (YOLO)"
 TASKS = BOX_TASKS
@@ -89,10 +89,8 @@ def _yaml_files(root: Path) -> list[Path]:
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
-    try:
+    with requires(f"{path}: YAML needs PyYAML", "train"):
         from yaml import YAMLError, safe_load
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: YAML needs PyYAML: pip install 'visdeploy[train]'") from error
     try:
         document = safe_load(path.read_bytes())
     except OSError as error:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy.bundle import Bundle
-from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError, did_you_mean
+from visdeploy.errors import EngineError, InputError, MissingDependencyError, UnsupportedError, did_you_mean, requires
 from visdeploy.machine import cpu_flags, cpu_model
 
 # In order of preference.
@@ -216,14 +216,8 @@ def reason(error: BaseException, line: int = -1) -> str:
 def load_adapter(name: str) -> Any:
     """Import the module of an engine; raises MissingDependencyError where its package is not installed."""
     module = import_module(f"visdeploy.engines.{name}")
-    try:
+    with requires(f"engine {name} needs its package", name):
         module.version()
-    except MissingDependencyError:  # it knows better what is missing
-        raise
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"engine {name} cannot run here: {error}; to install it: pip install 'visdeploy[{name}]'"
-        ) from error
     return module
 
 

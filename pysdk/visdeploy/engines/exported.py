@@ -14,7 +14,7 @@ from visdeploy import bundle as bundles
 from visdeploy.engines import Engine, answering_file, cpu_quota, load_adapter, open_engine, reason
 from visdeploy.engines.answering_file import AnsweringFile
 from visdeploy.engines.torchscript import TorchEngine
-from visdeploy.errors import EngineError, InputError, MissingDependencyError
+from visdeploy.errors import EngineError, InputError, requires
 from visdeploy.onnx_files import has_external_data, output_names
 from visdeploy.spec import MAX_BYTES
 
@@ -90,12 +90,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _open_pt2(path: Path, data: bytes) -> TorchEngine:
-    try:
+    with requires(f"{path} needs torch to run", "torchscript"):
         import torch
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{path} needs torch to run ({error}): pip install 'visdeploy[torchscript]'"
-        ) from error
     # torch reads a file that is no archive as an older format of its own, and warns at length before it fails.
     if not zipfile.is_zipfile(io.BytesIO(data)):
         raise EngineError(f"torch.export: refused {path} (not a zip archive, or cut short)")

@@ -6,9 +6,9 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from visdeploy.errors import InputError, MissingDependencyError, did_you_mean
+from visdeploy.errors import InputError, did_you_mean, requires
 
-try:
+with requires("visdeploy.models needs torch and torchvision", "train"):
     from torch import nn
 
     from visdeploy.models import weights as _weights
@@ -17,10 +17,6 @@ try:
     from visdeploy.models.summary import LayerRow, Summary, summary
     from visdeploy.models.torchvision_ssd import from_torchvision
     from visdeploy.models.weights import LoadReport, load_weights
-except ImportError as error:
-    raise MissingDependencyError(
-        f"visdeploy.models needs torch and torchvision ({error}): pip install 'visdeploy[train]'"
-    ) from error
 
 for _family in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_family.name}")

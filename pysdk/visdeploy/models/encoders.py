@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from visdeploy.errors import InputError, MissingDependencyError
+from visdeploy.errors import InputError, requires
 
 PerChannel = tuple[float, float, float]
 
@@ -266,8 +266,6 @@ def _require_timm_model(name: str) -> None:
 
 
 def _import_timm() -> "timm":  # type: ignore[name-defined]  # noqa: F821
-    try:
+    with requires("an encoder of timm needs it", "train"):
         import timm
-    except ImportError as error:
-        raise MissingDependencyError("timm is not installed: pip install 'visdeploy[train]'") from error
     return timm

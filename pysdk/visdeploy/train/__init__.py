@@ -1,16 +1,10 @@
 """Training on Lightning: `fit(dataset, TrainOptions(...))`."""
 
-from visdeploy.errors import MissingDependencyError
+from visdeploy.errors import requires
 
-try:
+with requires("visdeploy.train needs torch, torchvision and lightning", "train"):
     from visdeploy.train import recipes
     from visdeploy.train.fit import TrainResult, fit
     from visdeploy.train.options import TrainOptions
-except ModuleNotFoundError as error:
-    if error.name is None or error.name.startswith("visdeploy"):
-        raise
-    raise MissingDependencyError(
-        f"visdeploy.train needs {error.name}, which is not installed: pip install 'visdeploy[train]'"
-    ) from error
 
 __all__ = ["TrainOptions", "TrainResult", "fit", "recipes"]
