@@ -271,8 +271,10 @@ def test_some_categories_of_coco_can_be_asked_for(tmp_path):
     assert kept.train[0].load_mask()[:4, 0].tolist() == [255, 1, 0, 255]
     kept = segmentation(tmp_path, labels=("background", "train"))
     assert (kept.background, kept.train[0].load_mask()[:4, 0].tolist()) == (0, [255, 0, 1, 0])
-    with pytest.raises(InputError, match=r"'tram' is no category of .*person, train, rug-merged, late"):
+    with pytest.raises(InputError, match=r"'tram' is no category of .*; did you mean 'train'\?$"):
         segmentation(tmp_path, labels=("tram",))
+    with pytest.raises(InputError, match=r"'zebu' is no category of .*person, train, rug-merged, late$"):
+        segmentation(tmp_path, labels=("zebu",))
 
 
 def test_ids_that_the_json_lacks_are_named(tmp_path):

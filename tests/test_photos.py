@@ -121,7 +121,7 @@ def test_lower_quality_is_farther_from_the_picture():
     [
         ({"scale": 0}, "scale: expected a whole number from 1 to 8, got 0"),
         ({"scale": 1.5}, "scale: expected a whole number"),
-        ({"jpeg": (70, 20)}, r"jpeg: expected the lowest and highest quality, 1 to 100, got \(70, 20\)"),
+        ({"jpeg": (70, 20)}, r"jpeg: expected the lowest quality, then the highest, .* got \(70, 20\)"),
         ({"jpeg": 30}, "jpeg: expected"),
         ({"jpeg": "20,70"}, "jpeg: expected"),
         ({"text": "hello"}, "text: expected True or False, got 'hello'"),

@@ -139,7 +139,7 @@ def test_what_is_said_wins_over_the_recipe(run, chosen, discs, tmp_path):  # noq
     code, _, err = run(*arguments, *said)
     assert code == 2
     (options,) = chosen
-    assert "ResNetUNet, Adam 1e-4, from the middle of the run 1e-5" in err
+    assert "ResNetUNet, Adam 1e-4, from the middle of the run 1e-5; but with your own ema, lr\n" in err
     assert options == recipes.options("resnet_unet-adam-1e-4", out=out, lr=1e-3, ema=0.98, sizes=((64, 64),))
     assert (options.schedule, options.dice) == ("step", 0.0)
     code, _, err = run(*arguments, "--recipe", "unett")

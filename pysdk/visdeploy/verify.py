@@ -243,7 +243,7 @@ def _network_row(predictor: Predictor, recorded: Sequence[Golden], ran: Mapping[
     variant = spec.variant(predictor.engine.name, precision)
     own = variant.drift if variant is not None and variant.accepted and variant.drift is not None else 0.0
     limit = max(spec.tolerances.get(precision, tolerance.LOGITS[precision]), own * tolerance.VARIANT_SLACK)
-    return _row("network", errors, limit, "of the largest logit", **ran)
+    return _row("network", errors, limit, "of the largest output", **ran)
 
 
 def _expected(recorded: Sequence[Golden], spec: Manifest) -> list[Expected]:

@@ -179,8 +179,9 @@ def train(
     from visdeploy.train import TrainOptions, fit, recipes
 
     chosen = TrainOptions(out=out, **said) if recipe is None else recipes.options(recipe, out=out, **said)
-    if recipe in recipes.RECIPES:
-        note(f"{recipe}: {recipes.RECIPES[recipe].line}")
+    if preset := recipes.RECIPES.get(recipe or ""):
+        overruled = ", ".join(name for name in preset.fields if name in said)
+        note(f"{recipe}: {preset.line}" + (f"; but with your own {overruled}" if overruled else ""))
     dataset = open_data(data, format, masks, task, degrade=degrade, clean=clean)
     classes = len(dataset.labels) - (task == "detection")  # whose background is none
     named = f", {classes} classes" if classes else ""

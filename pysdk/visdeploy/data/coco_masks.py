@@ -7,7 +7,7 @@ from visdeploy.data import coco, folder
 from visdeploy.data.dataset import IGNORE_INDEX, Dataset, hold_out
 from visdeploy.data.mask_files import check_names
 from visdeploy.data.photos import split_folders
-from visdeploy.errors import InputError
+from visdeploy.errors import InputError, did_you_mean
 from visdeploy.spec import default_palette
 
 LAYOUT = "a COCO panoptic JSON, images/ and semantic/*.png of its category ids"
@@ -56,9 +56,8 @@ def read(
     names = tuple(labels if labels is not None else ids.values())
     background = 0 if names[:1] == (_BACKGROUND,) else None
     if unknown := [name for name in names if name not in (*ids.values(), _BACKGROUND)]:
-        raise InputError(
-            f"[data] labels: {unknown[0]!r} is no category of {root}; its JSON has {', '.join(ids.values())}"
-        )
+        hint = did_you_mean(unknown[0], ids.values()) or f"; its JSON has {', '.join(ids.values())}"
+        raise InputError(f"[data] labels: {unknown[0]!r} is no category of {root}{hint}")
     check_names(names)
     others = IGNORE_INDEX if background is None else background
     index = {name: number for number, name in enumerate(names)}

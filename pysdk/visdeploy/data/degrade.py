@@ -61,7 +61,7 @@ class Degrade:
             bounds = self.jpeg if isinstance(self.jpeg, Sequence) else ()
             if len(bounds) != 2 or not all(map(_whole, bounds)) or not 1 <= bounds[0] <= bounds[1] <= 100:
                 raise InputError(
-                    f"[degrade] jpeg: expected the lowest and highest quality, 1 to 100, got {self.jpeg!r}"
+                    f"[degrade] jpeg: expected the lowest quality, then the highest, each 1 to 100, got {self.jpeg!r}"
                 )
         if self.scale == 1 and not (self.jpeg or self.text or self.gray or self.holes):
             raise InputError(f"[degrade] expected something to do to pictures ({_HOW}), got nothing")
