@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stub import TWO, says
 from stub import probabilities as rows
 from visdeploy import cli, image
+from visdeploy.drawing import draw_boxes, draw_text
 from visdeploy.errors import EngineError, InputError
 from visdeploy.prediction_files import PredictionFiles
 
@@ -272,6 +273,17 @@ def test_names_stay_inside_the_image() -> None:
         model = says(rows((0.05, 0.9, 0.05))[:1], anchors=anchors)
         whites.append(int((model(np.zeros((240, 400, 3), np.uint8)).plot().array > 225).all(2).sum()))
     assert max(whites) - min(whites) <= 0.02 * min(whites)
+
+
+@pytest.mark.parametrize("text", ["", "i", "car 0.87", "Platelets 0.87", "a class with a very long name 0.99"])
+def test_a_text_fits_into_an_image_of_any_width(text):
+    corners = np.array([[5, 5, 60, 90]], np.float32)
+    drawn = 0
+    for width in range(1, 260):
+        pixels = np.zeros((100, width, 3), np.uint8)
+        drawn += draw_text(pixels, text).any()
+        draw_boxes(pixels, corners, [text], [(255, 0, 0)])
+    assert drawn > 0 or not text.strip()
 
 
 def test_what_was_found_first_lies_on_top() -> None:

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import visdeploy as vd
+from visdeploy import image
 from visdeploy.errors import EngineError
 
 SOAK = bool(os.environ.get("VISDEPLOY_SOAK"))
@@ -102,3 +103,33 @@ def test_another_process(method: str, engine: str, binary_bundle: Path, photos: 
         assert got == expected
     else:
         assert got == "[predict] the model was loaded before this process was forked; load it in this one"
+
+
+FORK = """
+import multiprocessing, sys
+import visdeploy as vd
+from visdeploy.errors import EngineError
+path, engine, photo = sys.argv[1:]
+
+def call(_):
+    try:
+        with vd.load(path, engine=engine, num_threads=2) as model:
+            return str(model(photo).error)
+    except EngineError as error:
+        return str(error)
+
+with vd.load(path, engine=engine, num_threads=2) as model:
+    model(photo)
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(pool.apply_async(call, (0,)).get(timeout=120))
+"""
+
+
+def test_loading_after_a_fork_answers_or_says_why_not(engine: str, binary_bundle: Path, tmp_path: Path) -> None:
+    image.write(tmp_path / "photo.png", np.zeros((40, 60, 3), np.uint8))
+    command = [sys.executable, "-c", FORK, binary_bundle, engine, tmp_path / "photo.png"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=150).stdout
+    if engine == "onnxruntime":
+        assert said == "None\n"
+    else:
+        assert said.startswith(f"[load] engine {engine} was used before this process was forked")

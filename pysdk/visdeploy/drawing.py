@@ -111,19 +111,16 @@ def _label(drawn: Pixels, corners: NDArray[np.float32], text: str, inset: int) -
 
 def _letters(text: str, scale: float, widest: int) -> Pixels | None:
     """Return white on black, with room for an outline, smaller where it is too wide; None where that is illegible."""
-    stroke = max(2, round(2 * scale))
-    (width, _), _ = cv2.getTextSize(text, _FONT, scale, stroke)
-    room = round(6 * scale) + 2
-    if width + 2 * room > widest:
-        scale *= (widest - 2 * room) / max(1, width)
-    if scale < _SMALLEST:
-        return None
-    stroke = max(2, round(2 * scale))
-    (width, height), below = cv2.getTextSize(text, _FONT, scale, stroke)
-    room = round(4 * scale) + 2
-    letters = np.zeros((height + below + 2 * room, width + 2 * room), np.uint8)
-    cv2.putText(letters, text, (room, room + height), _FONT, scale, 255, stroke, cv2.LINE_AA)
-    return letters
+    while scale >= _SMALLEST:
+        stroke, room = max(2, round(2 * scale)), round(4 * scale) + 2
+        (width, height), below = cv2.getTextSize(text, _FONT, scale, stroke)
+        width += 2 * room
+        if width <= widest:
+            letters = np.zeros((height + below + 2 * room, width), np.uint8)
+            cv2.putText(letters, text, (room, room + height), _FONT, scale, 255, stroke, cv2.LINE_AA)
+            return letters
+        scale *= min(0.98, widest / width)  # strokes and sizes are whole pixels: what should fit need not
+    return None
 
 
 def _draw_legend(drawn: Pixels, entries: list[tuple[str, Color]]) -> None:

@@ -4,6 +4,7 @@ An adapter module has `version()`, which raises ImportError where its package is
 it computes on, `precisions()`, which says what it can compute in there, and `open_engine(...)`.
 """
 
+import os
 import threading
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ _DEVICES: Final = {"tensorrt": "cuda"}
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
 # Engines start what they are told to, until the process can start no more.
 _MAX_THREADS: Final = 1024
+# Those whose libraries keep threads for the whole process, which wait for ever in a fork of it; and that process.
+_KEEP_THREADS: Final = ("tensorrt", "openvino", "torchscript")
+_first_used_in: dict[str, int] = {}
 _VECTORS: Final = ("avx", "amx", "fma", "asimd", "sve", "bf16", "i8mm")
 
 Key = TypeVar("Key", bound=Hashable)
@@ -89,7 +93,7 @@ def open_engine(
         InputError: An unknown engine, device or precision.
         MissingDependencyError: The engine's package is not installed; the message says what to install.
         UnsupportedError: The engine has no such precision here, or the bundle no variant for it.
-        EngineError: The engine refuses the model.
+        EngineError: The engine refuses the model; or was in use before this process was forked.
     """
     from visdeploy.engines.choice import fastest
 
@@ -108,6 +112,11 @@ def open_engine(
     if num_threads is not None and (type(num_threads) is not int or not 1 <= num_threads <= _MAX_THREADS):
         raise InputError(f"[load] num_threads: expected 1 to {_MAX_THREADS}, got {num_threads!r}")
     adapter = load_adapter(name)
+    if name in _KEEP_THREADS and _first_used_in.setdefault(name, os.getpid()) != os.getpid():
+        raise EngineError(
+            f"[load] engine {name} was used before this process was forked, and its threads are not here: start "
+            'processes with multiprocessing.get_context("spawn"), load in them alone, or take engine="onnxruntime"'
+        )
     threads = num_threads or cpu_quota()
 
     def open_in(precision: str) -> Engine:
