@@ -164,7 +164,7 @@ def test_other_network_is_found_in_the_engines_that_run_it(
     assert [name for stage, name in drifted(report) if stage == "network"] == engines
     assert {stage for stage, _ in drifted(report)} <= {"network", "end to end"}
     assert {name for _, name in drifted(report)} == set(engines)
-    with pytest.raises(CheckFailedError, match=rf"network on {engines[0]} fp32: .* logit, allowed 0.0001"):
+    with pytest.raises(CheckFailedError, match=rf"network on {engines[0]} fp32: .* output, allowed 0.0001"):
         report.require()
 
 
