@@ -228,8 +228,8 @@ def test_accuracy_stands_beside_speed() -> None:
     assert (entry.changed, entry.total, entry.dice) == (7, 4096, 0.9)
 
 
-def test_accuracy_is_that_of_validation_or_of_the_variant() -> None:
-    variant = INT8.model_copy(update={"metric": "map50", "value": 0.7})
+def test_accuracy_is_that_of_training_or_of_the_variant() -> None:
+    variant = INT8.model_copy(update={"metric": "map50", "value": 0.7, "drop": None})
     loaded = []
     for precision, metrics in (("fp32", {"map": 0.5, "map50": 0.8}), ("int8", {"map50": 0.8}), ("fp32", {"f1": 0.4})):
         model = stub.says(stub.TWO, metrics=metrics, variants=[variant])
@@ -238,6 +238,17 @@ def test_accuracy_is_that_of_validation_or_of_the_variant() -> None:
     entries = take_turns(loaded, IMAGES, batches=(2,), clients=1, duration=0.01)
     assert [(entry.metric, entry.accuracy) for entry in entries] == [("map50", 0.8), ("map50", 0.7), (None, None)]
     assert {entry.counted for entry in entries} == {"boxes"}
+
+
+def test_accuracy_of_fp32_is_what_the_variants_were_compared_with() -> None:
+    other, own = (
+        INT8.model_copy(update={"engine": engine, "metric": "map50", "value": value, "drop": -0.25})
+        for engine, value in (("openvino", 0.5), ("onnxruntime", 0.75))
+    )
+    model = stub.says(stub.TWO, metrics={"map50": 0.9}, variants=[other, own])
+    model.engine.name, model.engine.precision = "onnxruntime", "fp32"
+    (entry,) = take_turns([Loaded(model)], IMAGES, batches=(2,), clients=1, duration=0.01)
+    assert (entry.metric, entry.accuracy, entry.drop) == ("map50", 0.5, None)
 
 
 def test_image_that_fails_stops_the_benchmark() -> None:

@@ -23,6 +23,7 @@ from visdeploy.machine import cpu_model, resident_memory
 from visdeploy.metrics import headline
 from visdeploy.predictor import Predictor
 from visdeploy.report import NotRun, Row
+from visdeploy.spec import Manifest
 from visdeploy.types import Timings
 from visdeploy.verify import open_engines, verify
 
@@ -78,7 +79,8 @@ class Entry:
         total: Of so many.
         counted: What these count: "px", "boxes", "images" or "samples".
         dice: The lowest Dice of a golden image; None where there are no masks.
-        metric: Name of the figure that the precision was accepted for at export, or validation gave fp32.
+        metric: Name of the figure that the precision was accepted for at export; where nothing was compared there, that
+            of training.
         accuracy: That figure; None where nothing was measured.
         drop: How much lower it is than that of fp32; None for fp32 itself.
         notes: What the engine says about its choices.
@@ -354,11 +356,7 @@ def _clients(
 
 def _summarise(loaded: Loaded, taken: _Samples, exact: Row | None) -> Entry:
     engine, spec = loaded.predictor.engine, loaded.predictor.spec
-    form = spec.variant(engine.name, engine.precision)
-    measured = None
-    if engine.precision == "fp32":
-        with suppress(StopIteration):  # a bundle may have figures of its maker's, or none
-            measured = headline(spec.metrics)
+    metric, accuracy, drop = _accuracy(spec, engine.name, engine.precision)
     stages = np.array([[getattr(timings, f"{stage}_ms") for stage in STAGES] for timings in taken.timings])
     return Entry(
         engine=engine.name,
@@ -377,11 +375,28 @@ def _summarise(loaded: Loaded, taken: _Samples, exact: Row | None) -> Entry:
         total=exact.total if exact else None,
         counted=_COUNTED[spec.task],
         dice=exact.dice if exact else None,
-        metric=form.metric if form else measured,
-        accuracy=form.value if form else spec.metrics.get(measured or ""),
-        drop=form.drop if form else None,
+        metric=metric,
+        accuracy=accuracy,
+        drop=drop,
         notes=tuple(engine.notes),
     )
+
+
+def _accuracy(spec: Manifest, engine: str, precision: str) -> tuple[str | None, float | None, float | None]:
+    """Return the metric, its value, and how far that is below fp32's."""
+    if form := spec.variant(engine, precision):
+        return form.metric, form.value, form.drop
+    if precision != "fp32":
+        return None, None, None
+    # Beside variants fp32 has the figure that they were compared with, not that of training, on images of another size.
+    for form in sorted(spec.variants, key=lambda form: form.engine != engine):
+        if form.value is not None and form.drop is not None:
+            return form.metric, form.value + form.drop, None
+    try:
+        metric = headline(spec.metrics)
+    except StopIteration:  # a bundle may have figures of its maker's, or none
+        return None, None, None
+    return metric, spec.metrics[metric], None
 
 
 def _quantiles(milliseconds: Sequence[float]) -> Quantiles:
