@@ -389,7 +389,9 @@ def test_train_export_val_predict(run, tmp_path):
     assert "below 1" in err
 
 
-def interrupt(arguments: list[str], ready: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+def interrupt(
+    arguments: list[str], ready: Path, tmp_path: Path, by: signal.Signals = signal.SIGINT
+) -> subprocess.CompletedProcess[str]:
     """Start the command line, wait until `ready` exists, press Ctrl-C."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "visdeploy", *arguments]
@@ -399,16 +401,17 @@ def interrupt(arguments: list[str], ready: Path, tmp_path: Path) -> subprocess.C
     deadline = time.monotonic() + 120
     while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def test_ctrl_c_in_predict_leaves_no_half_written_file(binary_bundle, photo_folder, tmp_path):
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_who_is_stopped_in_predict_leaves_no_half_written_file(by, code, binary_bundle, photo_folder, tmp_path):
     (photo_folder / "b.jpg").unlink()
     many = [str(photo_folder / "a.png")] * 4000
-    done = interrupt(["predict", str(binary_bundle), *many, "--out", "out"], tmp_path / "out" / "a.png", tmp_path)
-    assert done.returncode == 130, done.stderr
+    done = interrupt(["predict", str(binary_bundle), *many, "--out", "out"], tmp_path / "out" / "a.png", tmp_path, by)
+    assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     left = [path.name for path in (tmp_path / "out").iterdir()]
     assert not [name for name in left if name.startswith(".") or name in ("coco.json", "kaggle.csv")]

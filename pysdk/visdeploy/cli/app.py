@@ -1,5 +1,6 @@
 """The command line itself: its root, and what becomes of errors."""
 
+import signal
 import sys
 from typing import Annotated
 
@@ -24,6 +25,8 @@ def main() -> None:
     """Run the command line; every expected failure is one sentence and its exit code."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    # By default it would end the process where it stands, and what is half written would stay.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app(arguments)
     except (VisdeployError, OSError) as error:
