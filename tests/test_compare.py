@@ -145,11 +145,53 @@ def test_a_budget_of_cpu_time_decides_the_epochs(squares, tmp_path):
 
 def test_runs_that_would_share_a_folder_are_refused_before_anything_is_trained(squares, tmp_path):
     opened = data.open(squares)
-    with pytest.raises(InputError, match="of different names"):
-        compare.compare(opened, {"a:b": TINY, "a/b": TINY}, tmp_path)
+    for titles in (("a:b", "a/b"), ("",), (".",), ("/",)):
+        with pytest.raises(InputError, match="expected titles that differ in letters or digits"):
+            compare.compare(opened, dict.fromkeys(titles, TINY), tmp_path)
     with pytest.raises(InputError, match="goes with one size"):
         compare.compare(opened, {"a": {**TINY, "sizes": ((32, 32), (64, 64))}}, tmp_path, cpu_minutes=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_table_says_why_no_recipe_began(squares, tmp_path, run):
+    out = tmp_path / "out"
+    code, said, problem = run("compare", "unet:model=1", "--data", squares, "--out", out)
+    assert code == 1
+    assert "unet:model=1 failed" in problem
+    assert said == (out / "compare.md").read_text()
+    assert "- unet:model=1: seed 0 failed: [models]" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"recipes": {"a": {"bach": 1}}}, r"\[train\] bach: no such option; did you mean 'batch'"),
+        ({"recipes": {"a": {"out": "x"}}}, r"\[compare\] recipes: 'a' has out, which is one for all"),
+        ({"recipes": {"a": {"seed": 3}}}, r"\[compare\] recipes: 'a' has seed, which is one for all"),
+        ({"recipes": {"a": {"batch": 0}}}, r"\[train\] batch: expected a number of at least 1, got 0"),
+        ({"recipes": {"a": 1}}, "recipes: expected fields of TrainOptions by the title"),
+        ({"recipes": {}}, "recipes: expected fields of TrainOptions by the title"),
+        ({"recipes": ["unet"]}, "recipes: expected fields of TrainOptions by the title"),
+        ({"out": 5}, "out: expected a path, got 5"),
+        ({"seeds": ()}, "seeds: expected whole numbers"),
+        ({"seeds": 3}, "seeds: expected whole numbers"),
+        ({"seeds": (1.5,)}, "seeds: expected whole numbers"),
+        ({"cpu_minutes": 0}, "cpu_minutes: expected a number above 0, got 0"),
+        ({"cpu_minutes": "5"}, "cpu_minutes: expected a number, got '5'"),
+        ({"target": float("nan")}, "target: expected a finite number, got nan"),
+        ({"engines": "openvino"}, "engines: expected some of tensorrt, .* got 'openvino'"),
+        ({"engines": []}, "engines: expected some of tensorrt"),
+        ({"engines": ["openvin"]}, "engines: expected tensorrt, .* did you mean 'openvino'"),
+        ({"precision": "fp8"}, "precision: expected auto, .* got 'fp8'"),
+        ({"precision": None}, "precision: expected text, got None"),
+        ({"duration": float("inf")}, "duration: expected a finite number, got inf"),
+    ],
+)
+def test_wrong_arguments_are_named_before_anything_is_trained(squares, tmp_path, monkeypatch, changes, sentence):
+    monkeypatch.setattr(compare, "fit", lambda *_, **__: pytest.fail("it trains"))
+    with pytest.raises(InputError, match=sentence):
+        compare.compare(**{"dataset": data.open(squares), "recipes": {"a": TINY}, "out": tmp_path / "out", **changes})
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -161,11 +203,14 @@ def test_runs_that_would_share_a_folder_are_refused_before_anything_is_trained(s
         (["unet:dice=many"], "dice: expected a number, got 'many'"),
         (["unet:batch=2.5"], "batch: expected a whole number, got 2.5"),
         (["unet:flip=1"], "flip: expected true or false, got 1"),
-        (["unet:precision=bf61"], "precision: expected auto"),
+        (["unet:precision=bf61"], "precision: expected 'auto'"),
         (["unet:seed=1"], "seed is one for all"),
-        (["unet:optimizer=sgdd"], "optimizer: expected adamw"),
+        (["unet:optimizer=sgdd"], "optimizer: expected 'adamw'"),
         (["unet", "--cpu-minutes", "1", "--epochs", "2"], "--cpu-minutes"),
         (["unet", "--seeds", "x"], "--seeds"),
+        (["unet", "--seeds", "-1"], "seeds: expected whole numbers of 0 to 4294967295"),
+        (["unet", "--cpu-minutes", "nan"], "cpu_minutes: expected a finite number, got nan"),
+        (["unet", "--engine", "openvin"], "did you mean 'openvino'?"),
         (["unet", "--precision", "fp8"], "--precision"),
     ],
 )

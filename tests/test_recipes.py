@@ -73,21 +73,49 @@ def test_schedules_by_name():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"optimizer": "lion"}, "optimizer: expected adamw, adam, sgd, got 'lion'"),
-        ({"schedule": "cosine"}, "schedule: expected one_cycle, constant, step"),
-        ({"optimizer": "sgd", "momentum": 1.0}, "momentum: expected a number from 0 to below 1"),
+        ({"optimizer": "lion"}, "optimizer: expected 'adamw', 'adam' or 'sgd', got 'lion'"),
+        ({"schedule": "cosine"}, "schedule: expected 'one_cycle', 'constant' or 'step'"),
+        ({"optimizer": "sgd", "momentum": 1.0}, "momentum: expected a number below 1, got 1.0"),
         ({"momentum": 0.9}, "momentum: goes with sgd, got the optimizer adamw"),
-        ({"schedule": "step", "step_at": 1.0}, "step_at: expected a share between 0 and 1"),
-        ({"precision": "bf61"}, "precision: expected auto, fp32, bf16, got 'bf61'"),
-        ({"class_weights": "balance"}, "class_weights: expected none, balanced, got 'balance'"),
-        ({"warmup": 1.5}, "warmup: expected a share from 0 to 1, got 1.5"),
+        ({"schedule": "step", "step_at": 1.0}, "step_at: expected a number below 1, got 1.0"),
+        ({"precision": "bf61"}, "precision: expected 'auto', 'fp32' or 'bf16', got 'bf61'"),
+        ({"class_weights": "balance"}, "class_weights: expected 'none' or 'balanced', got 'balance'"),
+        ({"warmup": 1.5}, "warmup: expected a number of at most 1, got 1.5"),
         ({"weight_decay": -0.1}, "weight_decay: expected a number of at least 0, got -0.1"),
-        ({"encoder_lr": float("nan")}, "encoder_lr: expected a number of at least 0, got nan"),
+        ({"encoder_lr": float("nan")}, "encoder_lr: expected a finite number, got nan"),
+        ({"lr": float("inf")}, "lr: expected a finite number, got inf"),
+        ({"lr": ""}, "lr: expected a number, got ''"),
+        ({"seed": -1}, "seed: expected a number of at least 0, got -1"),
+        ({"seed": 1 << 32}, "seed: expected a number of at most 4294967295, got 4294967296"),
+        ({"lighting": -1.0}, "lighting: expected a number of at least 0, got -1.0"),
+        ({"rotate": float("nan")}, "rotate: expected a finite number, got nan"),
+        ({"rotate": -5}, "rotate: expected a number of at least 0, got -5"),
+        ({"batch": 1.5}, "batch: expected a whole number, got 1.5"),
+        ({"batch": None}, "batch: expected a whole number, got None"),
+        ({"batch": True}, "batch: expected a whole number, got True"),
+        ({"freeze_epochs": -1}, "freeze_epochs: expected a number of at least 0, got -1"),
+        ({"flip": 1}, "flip: expected true or false, got 1"),
+        ({"arch": [1]}, r"arch: expected text, got \[1\]"),
+        ({"model": "fpn"}, "model: expected values by name, got 'fpn'"),
+        ({"out": 5}, "out: expected a path, got 5"),
+        ({"epochs": None}, r"epochs: expected whole numbers of at least 1, .* got None"),
+        ({"epochs": ()}, r"epochs: expected whole numbers of at least 1, .* got \(\)"),
+        ({"sizes": -1}, "sizes: expected height and width of each stage, .* got -1"),
+        ({"sizes": (32, 32)}, "sizes: expected height and width of each stage, .* got "),
+        ({"scale": (1, float("inf"))}, r"scale: expected the smallest zoom and the largest, .* got \(1, inf\)"),
+        ({"scale": {}}, "scale: expected the smallest zoom and the largest, .* got {}"),
+        ({"scale": ""}, "scale: expected the smallest zoom and the largest, .* got ''"),
     ],
 )
 def test_wrong_options_are_named(changes, sentence):
-    with pytest.raises(InputError, match=sentence):
-        TrainOptions(Path("run"), **changes)
+    with pytest.raises(InputError, match=rf"^\[train\] {sentence}"):
+        TrainOptions(**{"out": Path("run"), **changes})
+
+
+def test_lists_and_names_of_folders_become_what_the_options_hold():
+    chosen = TrainOptions("run", sizes=[[64, 96]], epochs=[2], scale=[1, 1.5])
+    assert chosen == TrainOptions(Path("run"), sizes=((64, 96),), epochs=(2,), scale=(1.0, 1.5))
+    assert TrainOptions(Path("run"), epochs=(1,), freeze_epochs=9).frozen_epochs_of(0) == 9  # throughout
 
 
 def test_every_recipe_is_a_set_of_options():
@@ -97,6 +125,8 @@ def test_every_recipe_is_a_set_of_options():
     assert recipes.options("unet", out=Path("run")) == TrainOptions(Path("run"))  # a model alone, by its name
     sgd = recipes.options("fcn-sgd", out=Path("run"), lr=0.5)
     assert (sgd.arch, sgd.optimizer, sgd.lr, sgd.weight_decay, sgd.dice) == ("fcn", "sgd", 0.5, 1e-3, 0.0)
+    with pytest.raises(InputError, match=r"\[train\] bach: no such option; did you mean 'batch'"):
+        recipes.options("unet", out=Path("run"), bach=2)
     with pytest.raises(InputError, match="did you mean 'resnet_unet-sgd'"):
         recipes.options("resnet-unet-sgd", out=Path("run"))
 
@@ -162,6 +192,16 @@ def test_epochs_are_whole_numbers(run, chosen, discs, tmp_path):  # noqa: F811
         code, _, err = run("train", "--data", discs, "--out", tmp_path / "run", "--epochs", epochs)
         assert code == 2
         assert f"--epochs: expected whole numbers separated by commas, got '{epochs}'" in err
+
+
+def test_a_wrong_value_is_refused_before_the_data_are_read(run, chosen, tmp_path):
+    for option, value in (("seed", -1), ("lighting", "nan"), ("freeze-epochs", -1)):
+        code, _, err = run("train", "--data", tmp_path / "nowhere", "--out", tmp_path / "run", f"--{option}", value)
+        assert code == 2
+        assert f"[train] {option.replace('-', '_')}: expected a" in err
+    code, _, err = run("demo", "--out", tmp_path / "run", "--seed", -1)
+    assert (code, err) == (2, "error: [demo] seed: expected a number of at least 0, got -1\n")
+    assert not (tmp_path / "run").exists()
 
 
 def test_help_tells_the_defaults_and_the_recipes_that_there_are(run, chosen, discs, tmp_path):  # noqa: F811

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -167,6 +168,14 @@ def test_problems_in_the_data_are_listed_before_training(discs, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_largest_seed_and_batch_train_on_from_a_finished_run(discs, tmp_path):
+    dataset = data.open(discs)
+    first = fit(dataset, options(tmp_path / "run", epochs=(1,), sizes=((32, 32),)))
+    largest = {"batch": 1 << 20, "seed": (1 << 32) - 1, "precision": "auto"}
+    on = fit(dataset, options(tmp_path / "on", epochs=(1,), sizes=((32, 32),), weights=first.checkpoint, **largest))
+    assert on.checkpoint.is_file()
+
+
 def test_a_folder_with_another_run_is_refused(discs, tmp_path):
     dataset = data.open(discs)
     fit(dataset, options(tmp_path / "run", epochs=(1,)))
@@ -174,6 +183,8 @@ def test_a_folder_with_another_run_is_refused(discs, tmp_path):
         fit(dataset, options(tmp_path / "run", epochs=(1,)))
     with pytest.raises(InputError, match="batch was 4, now 2"):
         fit(dataset, options(tmp_path / "run", epochs=(1,), batch=2), resume=True)
+    with pytest.raises(InputError, match=r"epochs was \[1\], now \[2\]; .* with --weights .*run/model.pt$"):
+        fit(dataset, options(tmp_path / "run", epochs=(2,)), resume=True)
     before = json.loads((tmp_path / "run" / "options.json").read_text())
     assert before["batch"] == 4
 
@@ -214,12 +225,12 @@ def test_a_mistake_leaves_no_run_behind(discs, tmp_path):
         fit(dataset, options(tmp_path / "run"), resume=True)
     with pytest.raises(InputError, match="multiples of 32"):
         fit(dataset, options(tmp_path / "run", sizes=((50, 64),)))
+    with pytest.raises(InputError, match="freeze_to: expected 0 or one of the strides"):
+        fit(dataset, options(tmp_path / "run", freeze_to=5))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_single_image_is_too_few(discs, tmp_path):
-    from dataclasses import replace
-
     dataset = data.open(discs)
     with pytest.raises(InputError, match="0 images to train on and 4 held out"):
         fit(replace(dataset, train=[]), options(tmp_path / "run"))

@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
+
+from pydantic import Field
 
 from visdeploy import export
 from visdeploy.bundle import Bundle
 from visdeploy.data import Dataset
-from visdeploy.engines import installed, reason
-from visdeploy.errors import CheckFailedError, InputError, requires
+from visdeploy.engines import NAMES, installed, load_adapter, reason
+from visdeploy.errors import CheckFailedError, InputError, did_you_mean, requires
 from visdeploy.machine import cpu_model
 from visdeploy.metrics import headline
 from visdeploy.precision import PrecisionOptions
 from visdeploy.throughput import Figures, compete
 from visdeploy.train import TrainOptions, checkpoint, fit
+from visdeploy.train.kinds import Folder, Positive, Seed, in_kind
 from visdeploy.verify import verify
 from visdeploy.whole_file import whole_file
 
@@ -34,6 +37,26 @@ _TIMED_IMAGES = 4
 _STREAM = "stream, batch 1"
 _SHOWN = ("accuracy", "dice", "miou", "iou", "map50", "psnr", "psnr_before", "ssim")
 Say = Callable[[str], None]
+_KINDS: Final[dict[str, Any]] = {
+    "recipes": Annotated[
+        Mapping[str, Mapping[str, Any]],
+        Field(
+            min_length=1, description="fields of TrainOptions by the title of each recipe, such as {'a': {'lr': 1e-3}}"
+        ),
+    ],
+    "out": Folder,
+    "seeds": Annotated[
+        tuple[Seed, ...],
+        Field(strict=False, min_length=1, description="whole numbers of 0 to 4294967295, such as (0, 1)"),
+    ],
+    "cpu_minutes": Positive | None,
+    "target": float | None,
+    "engines": Annotated[
+        tuple[str, ...] | None, Field(strict=False, min_length=1, description=f"some of {', '.join(NAMES)}, or None")
+    ],
+    "precision": str,
+    "duration": Positive,
+}
 
 
 @dataclass(frozen=True)
@@ -195,7 +218,7 @@ def compare(
 
     Args:
         dataset: What `visdeploy.data.open` returns.
-        recipes: Fields of `TrainOptions` by title; `out` and `seed` are not among them.
+        recipes: Fields of `TrainOptions` by title; `out` and `seed` are not among them, as those are of this call.
         out: Folder that gets a run per recipe and seed, with its bundle, and `compare.md` and `compare.json`.
         seeds: To train from.
         cpu_minutes: CPU time of each run, validation included: an epoch is timed, and there are as many as fit in.
@@ -207,17 +230,26 @@ def compare(
         progress: Called with one line per step.
 
     Raises:
-        InputError: The options of a recipe contradict each other, or two would share a folder; nothing was trained.
+        InputError: An argument is not what it should be, a recipe has a field that there is not or fields that
+            contradict each other, or two recipes would share a folder; nothing was trained.
+        MissingDependencyError: An engine that was named is not installed; nothing was trained.
     """
-    say = progress or (lambda line: None)
-    folders = {title: out / re.sub(r"[^\w.]+", "-", title).strip("-") for title in recipes}
-    if len({str(folder).lower() for folder in folders.values()}) < len(folders) or not (folders and seeds):
-        raise InputError(
-            f"[compare] recipes: expected some, and of different names, got {', '.join(recipes) or 'none'}"
-        )
-    plans = {title: TrainOptions(**{**fields, "out": folders[title]}) for title, fields in recipes.items()}
+    given: dict[str, Any] = {"recipes": recipes, "out": out, "seeds": seeds, "engines": engines}
+    given |= {"cpu_minutes": cpu_minutes, "target": target, "precision": precision, "duration": duration}
+    given = {name: in_kind("compare", name, _KINDS[name], value) for name, value in given.items()}
+    out, seeds, engines = given["out"], tuple(dict.fromkeys(given["seeds"])), given["engines"]
+    for name in engines or ():
+        if name not in NAMES:
+            hint = did_you_mean(name, NAMES)
+            raise InputError(f"[compare] engines: expected {', '.join(NAMES)}, got {name!r}{hint}")
+        load_adapter(name)
+    wanted = None
+    if precision != "fp32":
+        wanted = PrecisionOptions(precision, dataset, engines=tuple(engines or installed()))
+    plans = _plans(recipes, out)
     if cpu_minutes is not None and any(len(options.sizes) > 1 for options in plans.values()):
         raise InputError("[compare] cpu_minutes: goes with one size; with several, give the epochs of each")
+    say = progress or (lambda line: None)
     rows = {title: Row(title) for title in plans}
     threads = torch.get_num_threads()
     if cpu_minutes is not None:  # one right after the other, so that a busy hour hurts all alike
@@ -225,7 +257,7 @@ def compare(
             with rows[title].going_on("timing an epoch"):
                 plans[title] = _within(dataset, options, cpu_minutes, say)
         plans = {title: options for title, options in plans.items() if not rows[title].failed}
-    for seed in dict.fromkeys(seeds):
+    for seed in seeds:
         for title, options in plans.items():
             say(f"{title}, seed {seed}: {options.epochs_of(0)} epochs")
             torch.set_num_threads(threads)  # which engines set for themselves
@@ -240,21 +272,34 @@ def compare(
         if row.runs:
             say(f"{row.title}: images per second")
             with row.going_on("timing"):
-                bundle = _with_variants(row, dataset, engines, precision, say)
+                bundle = _with_variants(row, wanted, say)
                 row.speed = compete(bundle, images, engines=engines, batches=(1,), clients=2, duration=duration)
     found = Comparison(
         tuple(rows.values()),
-        tuple(dict.fromkeys(seeds)),
+        seeds,
         target,
         (len(dataset.train), len(dataset.val)),
         cpu_model(),
         threads,
     )
+    out.mkdir(parents=True, exist_ok=True)  # where none came so far as to have a folder
     with whole_file(out / "compare.md") as partial:
         partial.write_text(found.to_markdown())
     with whole_file(out / "compare.json") as partial:
         partial.write_text(json.dumps(found.to_dict(), indent=1))
     return found
+
+
+def _plans(recipes: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str, TrainOptions]:
+    """Return the options of each recipe, with the folder that its runs' are named after."""
+    folders = {title: out / re.sub(r"[^\w.]+", "-", title).strip("-") for title in recipes}
+    if len({str(folder).lower() for folder in (*folders.values(), out)}) <= len(folders):
+        raise InputError(f"[compare] recipes: expected titles that differ in letters or digits, got {list(recipes)}")
+    for title, fields in recipes.items():
+        for name in ("out", "seed"):
+            if name in fields:
+                raise InputError(f"[compare] recipes: {title!r} has {name}, which is one for all: give it to compare")
+    return {title: TrainOptions.parse({**fields, "out": folders[title]}) for title, fields in recipes.items()}
 
 
 def _within(dataset: Dataset, options: TrainOptions, cpu_minutes: float, say: Say) -> TrainOptions:
@@ -303,18 +348,17 @@ def _fit(dataset: Dataset, options: TrainOptions) -> None:
     fit(dataset, options, resume=(options.out / "options.json").is_file())
 
 
-def _with_variants(row: Row, dataset: Dataset, engines: Sequence[str] | None, precision: str, say: Say) -> Bundle:
+def _with_variants(row: Row, wanted: PrecisionOptions | None, say: Say) -> Bundle:
     """Open the bundle of the first run, with the variants that were asked for and accepted in it."""
     path = row.runs[0].bundle
     bundle = Bundle.open(path)
     held = {variant.precision for variant in bundle.manifest.variants}
-    if precision == "fp32" or precision in held or (precision == "auto" and held):
+    if wanted is None or wanted.precision in held or (wanted.precision == "auto" and held):
         return bundle
-    wanted = PrecisionOptions(precision, dataset, engines=tuple(engines or installed()))
     try:
         export.add_variants(path, path, precision=wanted, progress=say)
     except CheckFailedError as error:
-        row.notes.append(f"{precision} was refused: {error}")
+        row.notes.append(f"{wanted.precision} was refused: {error}")
     return Bundle.open(path)
 
 

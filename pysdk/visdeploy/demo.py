@@ -22,6 +22,7 @@ from visdeploy.prediction_files import PredictionFiles
 from visdeploy.predictor import Predictor, load
 from visdeploy.report import Report
 from visdeploy.train import TrainOptions, checkpoint, fit
+from visdeploy.train.kinds import Seed, in_kind
 from visdeploy.verify import runnable
 
 SCENES = 400
@@ -36,9 +37,10 @@ def run(out: Path, *, seed: int = 0) -> None:
     """Train, export, verify, predict, benchmark; see the README for what is left in `out`.
 
     Raises:
-        InputError: `out` holds files that the demo did not make, or cannot be written.
+        InputError: `seed` is out of range; `out` holds files that the demo did not make, or cannot be written.
         CheckFailedError: An engine's answer drifted, or differs from the hand-written baseline's.
     """
+    in_kind("demo", "seed", Seed, seed)
     start = time.perf_counter()
     _clear(out)
     _step("1/7", f"drawing {SCENES} scenes with exact masks")

@@ -91,7 +91,9 @@ def train(
     schedule: Annotated[str, typer.Option(help="one_cycle, constant, or step: at last a tenth.")] = "one_cycle",
     warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.2,
     step_at: Annotated[float, typer.Option(help="Share of the steps after which a step schedule drops.")] = 0.5,
-    freeze_epochs: Annotated[int | None, typer.Option(help="Default: 1 with --weights, else 0.")] = None,
+    freeze_epochs: Annotated[
+        int | None, typer.Option(help="Default: 1 with --weights, else 0; all of --epochs are possible.")
+    ] = None,
     freeze_to: Annotated[
         int | None,
         typer.Option(help="Stride up to which the encoder never learns; default: 4 for a detector with --weights."),

@@ -26,6 +26,7 @@ from visdeploy.spec import Spec
 from visdeploy.train import checkpoint
 from visdeploy.train.crops import OWN_SCALE, large_enough
 from visdeploy.train.detection import DetectionTask
+from visdeploy.train.freezing import names_up_to
 from visdeploy.train.journal import Journal
 from visdeploy.train.loader import Examples, loaders
 from visdeploy.train.localization import ClassificationTask, LocalizationTask
@@ -36,6 +37,10 @@ from visdeploy.train.task import Task
 from visdeploy.whole_file import whole_file
 
 GOLDEN_IMAGES = 2
+_LENGTH = (
+    "; the schedule is of the whole run, so its length cannot change: finish it as it was begun, then train on from "
+    "its best weights in another folder, with --weights {}/model.pt"
+)
 
 TASKS: dict[str, type[Task]] = {
     "segmentation": SegmentationTask,
@@ -123,7 +128,10 @@ def _claim(options: TrainOptions, dataset: Dataset, resume: bool) -> None:
         changed = [name for name in now if name != "out" and before[name] != now[name]]
         if changed:
             said = "; ".join(f"{name} was {before.get(name)}, now {now[name]}" for name in changed)
-            raise InputError(f"[train] resume: the run in {options.out} was started with other options or data: {said}")
+            length = _LENGTH.format(options.out) if "epochs" in changed else ""
+            raise InputError(
+                f"[train] resume: the run in {options.out} was started with other options or data: {said}{length}"
+            )
         return
     if resume:
         raise InputError(f"[train] resume: {options.out} holds no run to continue; leave --resume out to start one")
@@ -143,10 +151,11 @@ def _identity(dataset: Dataset) -> str:
 
 
 def _check_freezing(options: TrainOptions, net: nn.Module) -> None:
-    """Refuse what is said of an encoder where there is none."""
+    """Refuse what is said of an encoder where there is none, or none that has such a feature map."""
     asked = [name for name in ("freeze_epochs", "freeze_to", "freeze_bn") if getattr(options, name)]
     if asked and not hasattr(net, "encoder"):
         raise InputError(f"[train] {asked[0]}: expected none, because {options.arch} has no encoder")
+    names_up_to(net, options.freeze_to or 0)
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +218,7 @@ def _run_stage(dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, 
 
 def _train(task: Task, train: Examples, val: Examples, folder: Path, stage: int) -> None:
     options, spec = task.options, task.spec
-    precision = _choose_precision(options, task.net, spec)
+    precision = _choose_precision(options, task.net, spec, min(options.batch, len(train)))
     train_loader, val_loader = loaders(train, val, options.batch)
     common: dict[str, Any] = {
         "accelerator": "auto",
@@ -266,10 +275,10 @@ class _Best(ModelCheckpoint):
         self.figures = state_dict["figures"]
 
 
-def _choose_precision(options: TrainOptions, net: nn.Module, spec: Spec) -> str:
+def _choose_precision(options: TrainOptions, net: nn.Module, spec: Spec, batch: int) -> str:
     if options.precision != "auto":
         return options.precision
-    seconds = {name: _time_step(net, spec, options.batch, name) for name in ("fp32", "bf16")}
+    seconds = {name: _time_step(net, spec, batch, name) for name in ("fp32", "bf16")}
     chosen = min(seconds, key=lambda precision: seconds[precision])
     timed = ", ".join(f"{name} {value * 1000:.0f} ms" for name, value in seconds.items())
     print(f"  precision: {chosen} (a batch forward and backward: {timed})", flush=True)

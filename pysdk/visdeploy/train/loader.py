@@ -40,7 +40,7 @@ class Examples(TorchDataset[Example], ABC):
     def __getitem__(self, index: int) -> Example:
         image, target = self.load(index)
         if self.augment is not None:
-            torch.manual_seed((self.seed * 10_007 + self.epoch) * 1_000_003 + index)
+            torch.manual_seed(((self.seed * 10_007 + self.epoch) * 1_000_003 + index) % (1 << 63))
             image, target = self._view(self.augment, image, target)
         return image, target, self.items[index].name
 

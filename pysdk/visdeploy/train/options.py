@@ -1,15 +1,32 @@
 """Everything that decides a training run, in one place; the command line fills it in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
-from visdeploy.errors import InputError
+from pydantic import Field
+
+from visdeploy.errors import InputError, did_you_mean
 from visdeploy.models.registry import REGISTRY
-from visdeploy.spec import Task
+from visdeploy.spec import Side, Task
 from visdeploy.train.detection_losses import BoxLoss, ClassLoss
+from visdeploy.train.kinds import Count, Decay, Factor, Folder, Positive, Seed, Whole, in_kind
 
-Size = tuple[int, int]
+Size = Annotated[tuple[Side, Side], Field(strict=False)]
+Sizes = Annotated[
+    tuple[Size, ...],
+    Field(strict=False, description="height and width of each stage, of 1 to 4096, such as ((256, 256),)"),
+]
+Epochs = Annotated[
+    tuple[Count, ...],
+    Field(strict=False, min_length=1, description="whole numbers of at least 1, one or each stage's, such as (20,)"),
+]
+Zoom = Annotated[float, Field(ge=0.01, le=100)]
+Zooms = Annotated[
+    tuple[Zoom, Zoom], Field(strict=False, description="the smallest zoom and the largest, of 0.01 to 100")
+]
+Share = Annotated[float, Field(ge=0, le=1)]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["one_cycle", "constant", "step"]
 
@@ -64,6 +81,8 @@ class TrainOptions:
         warmup: Share of the steps in which the one-cycle schedule rises.
         step_at: Share of the steps after which the step schedule drops.
         freeze_epochs: Epochs of the first stage in which the encoder stands still; None means 1 with `weights`, else 0.
+            As many as the stage has, or more, leave the encoder as it came for all of it: with `weights` and one epoch
+            only the decoder learns.
         freeze_to: The encoder stands still for the whole run up to its feature map of this stride; its finest layers
             are the dearest to train, and ImageNet has taught them well. 0 is none of it; None means 4 for a detector
             with `weights`, else 0.
@@ -93,47 +112,47 @@ class TrainOptions:
         seed: Makes two runs on one machine the same.
     """
 
-    out: Path
+    out: Folder
     task: Task = "segmentation"
     arch: str = ""
     encoder: str | None = None
-    weights: str | None = None
+    weights: str | Path | None = None
     model: dict[str, Any] = field(default_factory=dict)
-    sizes: tuple[Size, ...] = ()
-    epochs: tuple[int, ...] = (20,)
-    batch: int = 8
-    lr: float | None = 1e-3
-    encoder_lr: float = 0.3
+    sizes: Sizes = ()
+    epochs: Epochs = (20,)
+    batch: Count = 8
+    lr: Positive | None = 1e-3
+    encoder_lr: Factor = 0.3
     optimizer: Optimizer = "adamw"
-    momentum: float = 0.0
-    weight_decay: float = 1e-2
+    momentum: Decay = 0.0
+    weight_decay: Factor = 1e-2
     schedule: Schedule = "one_cycle"
-    warmup: float = 0.2
-    step_at: float = 0.5
-    freeze_epochs: int | None = None
-    freeze_to: int | None = None
+    warmup: Share = 0.2
+    step_at: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    freeze_epochs: Whole | None = None
+    freeze_to: Whole | None = None
     freeze_bn: bool | None = None
-    ema: float = 0.98
-    dice: float = 0.5
+    ema: Decay = 0.98
+    dice: Factor = 0.5
     class_weights: Literal["none", "balanced"] = "none"
-    pos_weight: float = 1.0
+    pos_weight: Factor = 1.0
     box_loss: BoxLoss = "smooth_l1"
     class_loss: ClassLoss = "mining"
-    label_weight: float = 20.0
-    feature_loss: float = 0.0
-    gram_loss: float = 0.0
+    label_weight: Factor = 20.0
+    feature_loss: Factor = 0.0
+    gram_loss: Factor = 0.0
     flip: bool = True
     upside_down: bool = False
-    rotate: float | None = None
-    scale: tuple[float, float] = (0.8, 1.4)
-    lighting: float = 0.2
+    rotate: Annotated[float, Field(ge=0, le=360)] | None = None
+    scale: Zooms = (0.8, 1.4)
+    lighting: Factor = 0.2
     resize: Literal["stretch", "letterbox", "tile", "native"] | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.task not in _MODELS:
-            raise InputError(f"[train] task: expected {', '.join(_MODELS)}, got {self.task!r}")
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
+            object.__setattr__(self, name, in_kind("train", name, kind, getattr(self, name)))
         for option in fields(self):
             tasks = _ONLY_FOR.get(option.name, (self.task,))
             if self.task not in tasks and getattr(self, option.name) != option.default:
@@ -159,37 +178,31 @@ class TrainOptions:
             raise InputError(f"[train] sizes: expected one, as a localizer is made for it, got {len(self.sizes)}")
         if len(self.epochs) not in (1, len(self.sizes)):
             raise InputError(f"[train] epochs: expected 1 or {len(self.sizes)} numbers, got {len(self.epochs)}")
-        for name in ("batch", *(("lr",) if self.lr is not None else ())):
-            if getattr(self, name) <= 0:
-                raise InputError(f"[train] {name}: expected a positive number, got {getattr(self, name)}")
-        for name, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
-                known = ", ".join(get_args(kind))
-                raise InputError(f"[train] {name}: expected {known}, got {getattr(self, name)!r}")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"[train] momentum: expected a number from 0 to below 1, got {self.momentum}")
         if self.momentum and self.optimizer != "sgd":
             raise InputError(f"[train] momentum: goes with sgd, got the optimizer {self.optimizer}")
-        if not 0 < self.step_at < 1:
-            raise InputError(f"[train] step_at: expected a share between 0 and 1, got {self.step_at}")
-        if not 0 <= self.warmup <= 1:
-            raise InputError(f"[train] warmup: expected a share from 0 to 1, got {self.warmup}")
-        weights = ("dice", "pos_weight", "label_weight", "feature_loss", "gram_loss")
-        for name in ("encoder_lr", "weight_decay", *weights):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"[train] {name}: expected a number of at least 0, got {getattr(self, name)}")
         for name in ("feature_loss", "gram_loss"):
             if getattr(self, name) and (self.weights is None or self.encoder is None):
                 raise InputError(
                     f"[train] {name}: expected an encoder and its weights, as pictures are compared by the features "
                     "that these have learnt; give --weights, or leave it at 0"
                 )
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise InputError(f"[train] scale: expected the smallest zoom, above 0, and the largest, got {self.scale}")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"[train] ema: expected a decay from 0 to below 1, got {self.ema}")
-        if min(self.epochs) < 1:
-            raise InputError(f"[train] epochs: expected at least 1, got {min(self.epochs)}")
+        if self.scale[0] > self.scale[1]:
+            raise InputError(
+                f"[train] scale: expected the smallest zoom and the largest, in this order, got {self.scale}"
+            )
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Return options from their fields by name.
+
+        Raises:
+            InputError: There is no such field, a value is not of its kind, or fields contradict each other.
+        """
+        known = [option.name for option in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise InputError(f"[train] {name}: no such option{did_you_mean(name, known)}")
+        return cls(**values)
 
     def epochs_of(self, stage: int) -> int:
         """Return the number of epochs of one stage."""

@@ -68,6 +68,6 @@ def options(name: str, **overrides: Any) -> TrainOptions:
         **overrides: Fields of `TrainOptions`, `out` among them, which win over the recipe's.
 
     Raises:
-        InputError: There is no such recipe, or the fields contradict each other.
+        InputError: There is no such recipe or no such field, or the fields contradict each other.
     """
-    return TrainOptions(**{**preset(name), **overrides})
+    return TrainOptions.parse({**preset(name), **overrides})
