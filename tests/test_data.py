@@ -183,12 +183,12 @@ def test_all_faults_are_reported_together(tmp_path):
         "masks/a.png": "no image",
         "images/b.png": "no mask",
         "images/c.png": "JPEG",
-        "masks/d.png": "not an image, or a damaged one",
+        "masks/d.png": "cut short",
         "e: ": "differ in size, 16x12 against 6x5",
         "masks/f.png": "a colour picture",
         "masks/l.png": "unknown label values 77",
         "masks/h.png": "unknown label values 300 (300 at pixel x=0, y=0)",
-        "masks/i.png": "not an image",
+        "masks/i.png": "the file is empty",
         "images/j.png": "already has this name",
     }
     for place, reason in expected.items():

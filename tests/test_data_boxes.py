@@ -258,11 +258,17 @@ def test_sizes_that_the_xml_does_not_know_come_from_the_image(tmp_path):
     save_voc(tmp_path, {"a": [("cat", (5, 5, 70, 20), 0)]}, size=(0, 0))
     dataset = data.open(tmp_path, task="detection")
     assert dataset.val[0].size == SIZE
-    data.check_or_raise(dataset)
+    assert data.check(dataset) == ["expected images to train on and images held out, got 0 and 1"]
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (60, 40)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_size(tmp_path / "turned.jpg") == (60, 40)
+
+
+def test_pillow_does_not_warn_of_a_large_image(tmp_path, monkeypatch):
+    save_images(tmp_path, ["a.jpg"])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] - 1)
+    assert read_size(tmp_path / "a.jpg") == SIZE
 
 
 def test_images_without_annotation_are_left_out_and_counted(tmp_path):

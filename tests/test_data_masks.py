@@ -1,7 +1,10 @@
 """Masks in colours and in other files' numbers: what they become, and what is said of an unknown one."""
 
 import json
+import re
+import struct
 import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -10,6 +13,7 @@ from PIL import Image
 
 from visdeploy import data
 from visdeploy.data import classes_of, colors_of, voc_colormap
+from visdeploy.data.mask_files import read_mask
 from visdeploy.errors import InputError
 
 SIZE = (12, 16)
@@ -62,6 +66,12 @@ def test_the_colormap_is_vocs():
             voc_colormap(n)
 
 
+@pytest.mark.parametrize("n", ["3", 3.5, None])
+def test_a_number_of_colours_is_a_whole_one(n):
+    with pytest.raises(InputError, match="n: expected 1 to 256, got"):
+        voc_colormap(n)
+
+
 @pytest.mark.parametrize("colormap", [None, voc_colormap(21), np.eye(3, dtype=np.uint8) * 200])
 def test_classes_and_colours_go_both_ways(colormap):
     count = 256 if colormap is None else len(colormap)
@@ -88,15 +98,45 @@ def test_an_unknown_colour_or_class_is_named_with_its_pixel():
 
 
 def test_wrong_arrays_are_refused():
-    for wrong in (class_map(0), PHOTO.astype(np.float32), PHOTO[..., :2]):
+    for wrong in (class_map(0), PHOTO.astype(np.float32), PHOTO[..., :2], [[1]]):
         with pytest.raises(InputError, match=r"rgb: expected uint8 \(H, W, 3\)"):
             classes_of(wrong)
     with pytest.raises(InputError, match=r"class_map: expected whole numbers \(H, W\)"):
         colors_of(PHOTO)
     with pytest.raises(InputError, match="a colour of its own for each class"):
         classes_of(PHOTO, [(1, 2, 3), (1, 2, 3)])
-    with pytest.raises(InputError, match=r"\(n, 3\) with n from 1 to 256"):
-        classes_of(PHOTO, [1, 2, 3])
+    for wrong in ([1, 2, 3], ["red"], [("r", "g", "b")], [(0.5, 0.5, 0.5)]):
+        with pytest.raises(InputError, match=r"\(n, 3\) with n from 1 to 256"):
+            classes_of(PHOTO, wrong)
+
+
+# Palette files
+
+
+def test_no_flipped_bit_of_a_palette_mask_changes_a_label(tmp_path):
+    path = tmp_path / "a.png"
+    classes = np.random.default_rng(0).integers(0, 5, SIZE).astype(np.uint8)
+    save_palette(path, classes, np.zeros((5, 3), np.uint8))
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=re.escape(str(path))):
+            read_mask(path)
+
+
+def test_how_large_a_palette_mask_may_be_is_our_limit_and_not_pillows(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    save_palette(path, class_map(0, 1, 2))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # of which more are warned of, and twice as many refused
+    np.testing.assert_array_equal(read_mask(path), class_map(0, 1, 2))
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 20_000, 20_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"expected at most max_pixels=.* got 20000 x 20000 pixels"):
+        read_mask(path)
 
 
 # Pascal VOC
@@ -149,7 +189,7 @@ def test_names_of_classes_come_from_the_folder_or_the_caller(tmp_path):
     (tmp_path / "class_names.txt").write_text("_background_\ncell\nnucleus")
     assert segmentation(tmp_path).labels == ("background", "cell", "nucleus")
     assert segmentation(tmp_path, labels=("no", "yes")).labels == ("no", "yes")
-    with pytest.raises(InputError, match="at most 255 classes in masks, got 256"):
+    with pytest.raises(InputError, match="at most 255 classes, got 256"):
         segmentation(tmp_path, labels=[str(index) for index in range(256)])
 
 

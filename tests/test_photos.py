@@ -136,6 +136,8 @@ def test_wrong_arguments_are_refused(wrong, said):
 def test_a_picture_that_is_none_or_too_small_is_refused():
     with pytest.raises(InputError, match=r"expected uint8 \(H, W, 3\), got float64"):
         Degrade(gray=True)(np.zeros((4, 4, 3)), 0)
+    with pytest.raises(InputError, match=r"expected uint8 \(H, W, 3\), got int64"):
+        Degrade(gray=True)([[1]], 0)
     with pytest.raises(InputError, match="at least 4x4 pixels for scale 4, got 9x3"):
         Degrade(scale=4)(np.zeros((3, 9, 3), np.uint8), 0)
 
@@ -143,7 +145,19 @@ def test_a_picture_that_is_none_or_too_small_is_refused():
 def test_a_command_line_says_it_in_parts():
     assert Degrade.parse(["scale=2", "jpeg=20,70", "text", "gray", "holes"]) == ALL
     assert Degrade.parse(["jpeg=30"]) == Degrade(jpeg=(30, 30))
-    for wrong in ("scale", "scale=2,3", "scale=-2", "jpeg=", "jpeg=1,2,3", "jpeg=a", "text=1", "blur", "", "parse"):
+    for wrong in (
+        "scale",
+        "scale=2,3",
+        "scale=-2",
+        "jpeg=",
+        "jpeg=1,2,3",
+        "jpeg=a",
+        "text=1",
+        "blur",
+        "",
+        "parse",
+        "scale=" + 5000 * "9",
+    ):
         with pytest.raises(InputError, match="--degrade: expected scale=2, jpeg=20,70, text, gray or holes, got"):
             Degrade.parse([wrong])
     with pytest.raises(InputError, match="scale once, got it twice"):
@@ -264,12 +278,18 @@ def test_every_mismatch_of_pairs_is_named(tmp_path):
     )
 
 
+@pytest.mark.parametrize("seed", [-1, None, 0.5])
+def test_a_seed_is_a_whole_number_from_0(seed):
+    with pytest.raises(InputError, match="seed: expected a whole number from 0, got"):
+        Degrade(gray=True)(np.zeros((8, 8, 3), np.uint8), seed)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({}, "either say what makes bad pictures.*--degrade scale=2.*--clean FOLDER.*got neither"),
         ({"clean": "clean", "degrade": ALL}, "got both"),
-        ({"degrade": "scale=2"}, "degrade: expected a Degrade, got 'scale=2'"),
+        ({"degrade": "scale=2"}, r"degrade: expected Degrade \| None, got 'scale=2'"),
         ({"clean": "sharp"}, "sharp: no such folder of clean pictures"),
         ({"clean": "images"}, "expected the bad pictures in images/ beside"),
         ({"clean": "odd"}, "expected clean pictures of the size of the bad ones, or a whole multiple .* not one of 2"),

@@ -231,7 +231,7 @@ def test_options_that_do_not_go_together_are_named(tmp_path, changes, sentence):
 
 def test_data_that_a_task_cannot_learn_from_are_named(tmp_path):
     dataset = drawn(4, 2, objects=0)
-    with pytest.raises(InputError, match="expected objects to learn detection from, got none in 4 images"):
+    with pytest.raises(InputError, match="expected objects to learn from, got none in 4 images"):
         fit(dataset, options(tmp_path / "run"))
     with pytest.raises(InputError, match="expected a mask for every image"):
         fit(drawn(4, 2), options(tmp_path / "run", task="segmentation", model={}))

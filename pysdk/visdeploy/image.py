@@ -87,12 +87,25 @@ def decode(source: ImageSource, *, color: Color = "rgb", max_pixels: int = MAX_P
     if isinstance(source, np.ndarray):
         return _to_rgb(source, color)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode_bytes(bytes(source), "image", max_pixels)
+        data = bytes(source)
+        _check_encoded(data, "image", max_pixels)
+        return _decode_checked(data, "image")
     if isinstance(source, str | os.PathLike):
-        return _decode_bytes(_read(Path(source)), str(source), max_pixels)
+        return _decode_checked(read_encoded(Path(source), max_pixels=max_pixels), str(source))
     if isinstance(source, PilImage):
         return _decode_pil(source, max_pixels)
     raise InputError(f"[decode] image: expected a path, bytes, uint8 array or PIL image, got {type(source).__name__}")
+
+
+def read_encoded(path: Path, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Return the bytes of an image file whose header, checksums and end allow to decode it.
+
+    Raises:
+        InputError: The file is unreadable, damaged, too large, or not an image.
+    """
+    data = _read(path)
+    _check_encoded(data, str(path), max_pixels)
+    return data
 
 
 def in_folder(folder: str | os.PathLike[str]) -> list[Path]:
@@ -228,7 +241,7 @@ class _Quiet:
 _quiet = _Quiet()
 
 
-def _decode_bytes(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
+def _check_encoded(data: bytes, name: str, max_pixels: int) -> None:
     try:
         width, height = _claimed_size(data)
     except ValueError as error:
@@ -236,6 +249,9 @@ def _decode_bytes(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
     except (StructError, KeyError, OverflowError):
         raise InputError(f"[decode] {name}: the file is cut short, or its header is damaged") from None
     _check_size(width, height, name, max_pixels)
+
+
+def _decode_checked(data: bytes, name: str) -> NDArray[np.uint8]:
     try:
         with _quiet:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)

@@ -3,17 +3,23 @@
 A file per format turns a folder into a `Dataset`: named pairs that are decoded only when asked for.
 """
 
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
 
 from visdeploy.data import boxes_csv, camvid, carvana, coco, coco_masks, folder, photos, voc, voc_masks, yolo
 from visdeploy.data.colormap import classes_of, colors_of, voc_colormap
 from visdeploy.data.dataset import Dataset, Item, Objects, Sample, check, check_or_raise
 from visdeploy.data.degrade import Degrade
 from visdeploy.data.largest import largest_object, largest_objects
+from visdeploy.data.names import check_names
 from visdeploy.errors import InputError
 from visdeploy.spec import Task
 
@@ -57,7 +63,7 @@ _FILES = {
 }
 
 
-def open(path: str | Path, *, format: str = "auto", task: str | None = None, **options: object) -> Dataset:
+def open(path: str | os.PathLike[str], *, format: str = "auto", task: str | None = None, **options: object) -> Dataset:
     """Read a folder of images and labels, without decoding the images yet.
 
     Args:
@@ -70,26 +76,27 @@ def open(path: str | Path, *, format: str = "auto", task: str | None = None, **o
         options: Passed to the reader of that format, such as `masks=` and `labels=` of `folder.read`.
 
     Raises:
-        InputError: The folder is missing, empty, of no known format, or has not what the task needs; or its format
-            has no such option.
+        InputError: The folder is missing, empty, of no known format, or has not what the task needs; its format has no
+            such option; or two classes have one name, or one has none.
 
     Example:
         >>> dataset = open("nuclei", masks="masks_union", labels=("background", "nucleus"))  # doctest: +SKIP
         >>> dataset = open("cells", task="detection")  # doctest: +SKIP
         >>> dataset = open("holiday", task="restoration", degrade=Degrade(scale=2))  # doctest: +SKIP
     """
+    _check_kinds(open, {"path": path, "format": format, "task": task})
     root = Path(path)
     if task is None and ("degrade" in options or "clean" in options):
         task = "restoration"
-    if format == "auto" and root.suffix in _FILES and root.is_file():
-        format, option = _FILES[root.suffix]
-        folder_above = root.parent.parent if root.parent.name == "annotations" else root.parent
-        root, options = folder_above, {**options, option: str(root.relative_to(folder_above))}
-    if not root.is_dir():
-        raise InputError(f"[data.open] path: expected a folder, got {root}")
     if task is not None and task not in get_args(Task):
         raise InputError(f"[data.open] task: expected {', '.join(get_args(Task))} or None, got {task!r}")
     try:
+        if format == "auto" and root.suffix in _FILES and root.is_file():
+            format, option = _FILES[root.suffix]
+            folder_above = root.parent.parent if root.parent.name == "annotations" else root.parent
+            root, options = folder_above, {**options, option: str(root.relative_to(folder_above))}
+        if not root.is_dir():
+            raise InputError(f"[data.open] path: expected a folder, got {root}")
         dataset = _read(root, format, task, options)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"[data.open] path: {root} cannot be read: {error}") from error
@@ -104,8 +111,24 @@ def _read(root: Path, format: str, task: str | None, options: dict[str, object])
     if unknown := sorted(options.keys() - known):
         takes = f"takes {', '.join(known)}" if known else "has no options"
         raise InputError(f"[data.open] {unknown[0]}: the format {_NAMES[reader]!r}, which {root} has, {takes}")
+    options = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
+    _check_kinds(reader.read, options)
+    if options.get("labels") is not None and not options["labels"]:
+        raise InputError("[data.open] labels: expected the names of the classes, got none")
     dataset: Dataset = reader.read(root, **options)
+    check_names(dataset.labels, root)
     return dataset
+
+
+def _check_kinds(function: Callable[..., object], given: Mapping[str, object]) -> None:
+    """Refuse arguments of other kinds than a function's signature names."""
+    for name, value in given.items():
+        kind = signature(function).parameters[name].annotation
+        try:
+            TypeAdapter(kind).validate_python(value, strict=True)
+        except ValidationError:
+            expected = kind.__name__ if isinstance(kind, type) else re.sub(r"[\w.]+\.", "", str(kind))
+            raise InputError(f"[data.open] {name}: expected {expected}, got {shown(value)}") from None
 
 
 def _named(format: str, root: Path, task: str | None) -> Any:

@@ -13,6 +13,7 @@ from visdeploy.data import box_formats
 from visdeploy.data.dataset import Dataset, Item, hold_out
 from visdeploy.data.folder import list_images
 from visdeploy.data.marked import BACKGROUND, BOX_TASKS, Marked, Split, given_labels, make_dataset, read_size
+from visdeploy.data.names import ENCODING
 from visdeploy.errors import InputError
 from visdeploy.image import SUFFIXES, decode
 from visdeploy.spec import default_palette
@@ -21,7 +22,6 @@ LAYOUT = "a CSV of fn,bbox and/or fn,cat beside a folder of images"
 TASKS = BOX_TASKS
 
 _ONE_KIND = "object"
-_ENCODING = "utf-8-sig"  # spreadsheets begin with the mark that this skips
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _columns(path: Path) -> set[str]:
 
 def _header(path: Path) -> list[str]:
     try:
-        with path.open(newline="", encoding=_ENCODING) as file:
+        with path.open(newline="", encoding=ENCODING) as file:
             return next(csv.reader(file), [])
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
@@ -159,7 +159,7 @@ def _read_table(path: Path) -> list[_Row]:
 
 def _parse(path: Path) -> list[_Row]:
     rows = []
-    with path.open(newline="", encoding=_ENCODING) as file:
+    with path.open(newline="", encoding=ENCODING) as file:
         table = csv.DictReader(file)
         for row in table:
             where = f"[data] {path} line {table.line_num}"

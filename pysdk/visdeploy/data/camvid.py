@@ -5,6 +5,7 @@ from pathlib import Path
 
 from visdeploy.data import folder
 from visdeploy.data.dataset import IGNORE_INDEX, Dataset, hold_out
+from visdeploy.data.names import ENCODING
 from visdeploy.errors import InputError
 
 LAYOUT = "classes.csv, train/ and trainannot/ (CamVid)"
@@ -48,7 +49,7 @@ def read(root: Path) -> Dataset:
 
 
 def _read_classes(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding=ENCODING) as file:
         rows = list(csv.DictReader(file))
     for number, row in enumerate(rows, start=2):
         numbers = [row.get(column) or "" for column in _COLUMNS if column != "name"]

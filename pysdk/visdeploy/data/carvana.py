@@ -6,6 +6,7 @@ from pathlib import Path
 
 from visdeploy.data import folder
 from visdeploy.data.dataset import ClassMap, Dataset, Item
+from visdeploy.data.names import ENCODING
 from visdeploy.errors import InputError
 from visdeploy.image import decode
 from visdeploy.spec import default_palette
@@ -56,7 +57,7 @@ def _car(item: Item) -> str:
 
 def _read_csv(root: Path, size: tuple[int, int]) -> tuple[list[Item], list[str]]:
     path = root / "train_masks.csv"
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding=ENCODING) as file:
         rows = csv.DictReader(file)
         if not {"img", "rle_mask"} <= set(rows.fieldnames or ()):
             raise InputError(f"[data] {path}: expected the columns img,rle_mask, got {rows.fieldnames}")

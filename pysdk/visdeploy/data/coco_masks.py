@@ -5,7 +5,6 @@ from pathlib import Path
 
 from visdeploy.data import coco, folder
 from visdeploy.data.dataset import IGNORE_INDEX, Dataset, hold_out
-from visdeploy.data.mask_files import check_names
 from visdeploy.data.photos import split_folders
 from visdeploy.errors import InputError, did_you_mean
 from visdeploy.spec import default_palette
@@ -58,7 +57,6 @@ def read(
     if unknown := [name for name in names if name not in (*ids.values(), _BACKGROUND)]:
         hint = did_you_mean(unknown[0], ids.values()) or f"; its JSON has {', '.join(ids.values())}"
         raise InputError(f"[data] labels: {unknown[0]!r} is no category of {root}{hint}")
-    check_names(names)
     others = IGNORE_INDEX if background is None else background
     index = {name: number for number, name in enumerate(names)}
     classes = {number: index.get(name, others) for number, name in ids.items()} | {_UNLABELLED: IGNORE_INDEX}

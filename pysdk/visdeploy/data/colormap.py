@@ -36,8 +36,8 @@ def voc_colormap(n: int = 256) -> NDArray[np.uint8]:
         >>> voc_colormap(3).tolist()
         [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
     """
-    if not 1 <= n <= 256:
-        raise InputError(f"[voc_colormap] n: expected 1 to 256, got {n}")
+    if not isinstance(n, int | np.integer) or not 1 <= n <= 256:
+        raise InputError(f"[voc_colormap] n: expected 1 to 256, got {n!r}")
     indices = np.arange(n)
     colors = np.zeros((n, 3), np.uint8)
     for bit in range(8):
@@ -91,6 +91,7 @@ def classes_of(rgb: NDArray[np.uint8], colormap: ArrayLike | None = None) -> NDA
         InputError: A colour is not in the colormap, named with its pixel; the colormap has one twice; or a shape is
             wrong.
     """
+    rgb = np.asarray(rgb)
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise InputError(f"[classes_of] rgb: expected uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
     table = _table(colormap)
@@ -129,8 +130,12 @@ def first_pixel(mask: NDArray[np.bool_]) -> tuple[int, int]:
 
 def _table(colormap: ArrayLike | None) -> NDArray[np.uint8]:
     table = _voc() if colormap is None else np.asarray(colormap)
-    if table.ndim != 2 or table.shape[1:] != (3,) or not 1 <= len(table) <= 256 or table.min() < 0 or table.max() > 255:
-        raise InputError(f"[colormap] expected (n, 3) with n from 1 to 256 and values 0 to 255, got {table.shape}")
+    fits = table.dtype.kind in "iu" and table.ndim == 2 and table.shape[1:] == (3,) and 1 <= len(table) <= 256
+    if not fits or table.min() < 0 or table.max() > 255:
+        raise InputError(
+            "[colormap] expected (n, 3) with n from 1 to 256 and whole values 0 to 255, "
+            f"got {table.dtype} {table.shape}"
+        )
     return table.astype(np.uint8)
 
 

@@ -143,11 +143,12 @@ def check(dataset: Dataset) -> list[str]:
     """Decode everything once and describe all that is wrong, one line per fault.
 
     Found are files that cannot be read, label values outside the classes, images of another size than their masks,
-    annotations or targets say, and files without a partner. An empty list means training will not stop on its data.
+    annotations or targets say, and files without a partner; where all of that is well, that there are no images,
+    classes or objects to learn. An empty list means training will not stop on its data.
     """
     with ThreadPoolExecutor(max_workers=4) as pool:
-        faults = pool.map(_faults, [*dataset.train, *dataset.val])
-        return list(dict.fromkeys([*dataset.problems, *(line for lines in faults for line in lines)]))
+        faults = [line for lines in pool.map(_faults, [*dataset.train, *dataset.val]) for line in lines]
+    return list(dict.fromkeys([*dataset.problems, *faults])) or _lacks(dataset)
 
 
 def check_or_raise(dataset: Dataset, *, limit: int = 20) -> None:
@@ -166,6 +167,27 @@ def check_or_raise(dataset: Dataset, *, limit: int = 20) -> None:
     raise InputError(
         "\n  ".join([f"[data] {count} problem{'s' if count > 1 else ''} to mend before training:", *listed])
     )
+
+
+def _lacks(dataset: Dataset) -> list[str]:
+    """What a data set without other faults has not enough of."""
+    items = [*dataset.train, *dataset.val]
+    lines = []
+    if not dataset.train or not dataset.val:
+        lines.append(
+            f"expected images to train on and images held out, got {len(dataset.train)} and {len(dataset.val)}"
+        )
+    # Where there is one object, its class needs no other: "object" is enough to localize.
+    boxes = [item.load_objects for item in dataset.train if item.load_objects]
+    classed = any(item.load_mask or item.load_objects or item.label is not None for item in items)
+    least = 0 if not classed else 1 if boxes and dataset.background is None else 2
+    if len(dataset.labels) < least:
+        lines.append(
+            f"expected at least {least} classes, with the background, got {', '.join(dataset.labels) or 'none'}"
+        )
+    if boxes and all(load().ignored.all() for load in boxes):
+        lines.append(f"expected objects to learn from, got none in {len(boxes)} images")
+    return lines
 
 
 def _faults(item: Item) -> list[str]:

@@ -77,7 +77,7 @@ class Degrade:
         for part in parts:
             name, _, value = part.partition("=")
             takes_value = name in ("scale", "jpeg")
-            numbers = [int(text) for text in value.split(",") if text.isascii() and text.isdecimal()]
+            numbers = [int(text) for text in value.split(",") if text.isascii() and text.isdecimal() and len(text) < 4]
             wrong_value = len(numbers) != len(value.split(",")) or len(numbers) > (1 if name == "scale" else 2)
             if name not in cls.__dataclass_fields__ or (wrong_value if takes_value else part != name):
                 raise InputError(f"--degrade: expected {_HOW}, got {part!r}")
@@ -97,8 +97,11 @@ class Degrade:
             (H // scale, W // scale, 3) uint8 RGB, C-contiguous; never the picture itself.
 
         Raises:
-            InputError: The picture is smaller than `scale`, or no RGB picture.
+            InputError: The picture is smaller than `scale`, or no RGB picture; or the seed is no whole number from 0.
         """
+        if not _whole(seed) or seed < 0:
+            raise InputError(f"[degrade] seed: expected a whole number from 0, got {seed!r}")
+        picture = np.asarray(picture)
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise InputError(f"[degrade] picture: expected uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
         if min(picture.shape[:2]) < self.scale:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from visdeploy.data.dataset import IGNORE_INDEX, Dataset, Item, hold_out
-from visdeploy.data.mask_files import Colormap, check_names, read_class_map, read_mask
+from visdeploy.data.mask_files import Colormap, read_class_map, read_mask
+from visdeploy.data.names import read_names
 from visdeploy.errors import InputError
 from visdeploy.image import SUFFIXES, decode
 from visdeploy.spec import default_palette
@@ -52,7 +53,7 @@ def read(root: Path, *, masks: str | None = None, labels: Sequence[str] | None =
     """
     listed = root / "labels.txt"
     if labels is None and listed.is_file():
-        labels = listed.read_text(encoding="utf-8").splitlines()
+        labels = read_names(listed)
     parts = [part for name in ("train", "val") if ((part := root / name) / "images").is_dir()] or [root]
     found = [match(part / "images", _mask_folder(part, masks)) for part in parts]
     pairs = [pair for part_pairs, _ in found for pair in part_pairs]
@@ -125,9 +126,6 @@ def find_classes(paths: Sequence[Path], labels: Sequence[str] | None) -> tuple[d
 
     Returns:
         The class index of each file value, and the class names.
-
-    Raises:
-        InputError: There are more names than a mask has room for.
     """
     # A few masks are enough to see two values; only where they show more or fewer is it worth reading all.
     uses = _count_values(paths[:: max(1, len(paths) // 16)])
@@ -140,7 +138,6 @@ def find_classes(paths: Sequence[Path], labels: Sequence[str] | None) -> tuple[d
         return {IGNORE_INDEX: IGNORE_INDEX} | {low: 0, high: 1}, tuple(labels or _BINARY_LABELS)
     count = max((value for value in uses if value < IGNORE_INDEX), default=0) + 1
     names = tuple(labels or ("background", *(f"class {index}" for index in range(1, count))))
-    check_names(names)
     return {index: index for index in range(len(names))} | {IGNORE_INDEX: IGNORE_INDEX}, names
 
 

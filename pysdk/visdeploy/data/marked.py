@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from warnings import catch_warnings
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from visdeploy.data.dataset import Dataset, Item, Objects, hold_out, overlap
+from visdeploy.data.names import read_names
 from visdeploy.errors import InputError, requires
 from visdeploy.image import SUFFIXES, decode
 from visdeploy.spec import default_palette
@@ -122,7 +124,9 @@ def read_size(path: Path) -> tuple[int, int]:
     with requires(f"{path}: sizes of images need Pillow", "train"):
         from PIL import Image as PillowImage
     try:
-        with PillowImage.open(path) as picture:
+        with catch_warnings(category=PillowImage.DecompressionBombWarning, action="ignore"):
+            picture = PillowImage.open(path)
+        with picture:
             width, height = picture.size
             # To look for it in a PNG, Pillow would decode all of it; `check` finds such a file by its size.
             turned = picture.format != "PNG" and picture.getexif().get(0x0112) in (5, 6, 7, 8)
@@ -140,7 +144,7 @@ def given_labels(root: Path, labels: Sequence[str] | None) -> tuple[str, ...] | 
     """Return the class names that were asked for, or those in `labels.txt`, with the background first; else None."""
     listed = root / "labels.txt"
     if labels is None and listed.is_file():
-        labels = [line for line in listed.read_text(encoding="utf-8").splitlines() if line]
+        labels = read_names(listed)
     return None if labels is None else with_background(labels)
 
 

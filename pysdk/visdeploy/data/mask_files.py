@@ -1,6 +1,7 @@
 """Mask files: class indices in one channel, in a palette, or as the colours of a colormap."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdeploy.data.colormap import classes_of, colours_in, first_pixel, voc_colormap
-from visdeploy.data.dataset import IGNORE_INDEX, ClassMap
+from visdeploy.data.dataset import ClassMap
 from visdeploy.errors import InputError, requires
+from visdeploy.image import read_encoded
 
 Colormap = NDArray[np.uint8]
 """(n, 3) RGB by class index."""
 
 # A palette has no more.
 _MOST_COLOURS = 256
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Refuse more classes than a class map of one byte can tell apart."""
-    if len(names) > IGNORE_INDEX:
-        raise InputError(f"[data] labels: expected at most {IGNORE_INDEX} classes in masks, got {len(names)}")
 
 
 def read_class_map(path: Path, classes: Mapping[int, int], colormap: Colormap | None = None) -> ClassMap:
@@ -67,15 +63,12 @@ def read_mask(path: Path, colormap: Colormap | None = None) -> NDArray[np.uint8 
         (H, W) uint8, or uint16 where the file has more bits.
 
     Raises:
-        InputError: The file is unreadable, has other than whole values from 0 to 65535, or unknown colours.
+        InputError: The file is unreadable or damaged, has other than whole values from 0 to 65535, or unknown colours.
         MissingDependencyError: A palette file, and Pillow is not installed.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    data = read_encoded(path)
     if _has_palette(data):
-        return _read_indices(path)
+        return _read_indices(path, data)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -134,14 +127,18 @@ def _has_palette(data: bytes) -> bool:
     return is_palette_png or data[:4] == b"GIF8"
 
 
-def _read_indices(path: Path) -> ClassMap:
+def _read_indices(path: Path, data: bytes) -> ClassMap:
     # OpenCV expands palettes to colours and cannot be told not to.
     with requires(f"{path}: palette masks need Pillow", "train"):
-        from PIL import Image as PillowImage
+        from PIL.GifImagePlugin import GifImageFile
+        from PIL.Image import DecompressionBombError
+        from PIL.PngImagePlugin import PngImageFile
+    # Not Image.open, which warns of half the pixels that are allowed here.
+    plugin = GifImageFile if data.startswith(b"GIF8") else PngImageFile
     try:
-        with PillowImage.open(path) as picture:
+        with plugin(BytesIO(data)) as picture:
             return np.array(picture, np.uint8)
-    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
         raise InputError(f"{path}: not an image, or a damaged one") from error
 
 

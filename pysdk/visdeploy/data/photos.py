@@ -48,8 +48,6 @@ def read(root: Path, *, degrade: Degrade | None = None, clean: str | None = None
     if (degrade is None) == (clean is None):
         got = "neither" if clean is None else "both"
         raise InputError(f"[data] {root}: to restore pictures, either {_HOW}; got {got}")
-    if degrade is not None and not isinstance(degrade, Degrade):
-        raise InputError(f"[data.open] degrade: expected a Degrade, got {degrade!r}")
     notes: list[str] = []
     problems: list[str] = []
     if degrade is not None:

@@ -24,6 +24,7 @@ from visdeploy.data.marked import (
     make_dataset,
     read_size,
 )
+from visdeploy.data.names import ENCODING
 from visdeploy.errors import InputError
 from visdeploy.image import SUFFIXES
 
@@ -92,7 +93,7 @@ def listed_names(root: Path, purpose: str) -> list[list[str]] | None:
     if not all(path.is_file() for path in lists):
         return None
     return [
-        [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] for path in lists
+        [line.split()[0] for line in path.read_text(encoding=ENCODING).splitlines() if line.strip()] for path in lists
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from visdeploy.data import folder
 from visdeploy.data.colormap import VOC_LABELS, voc_colormap
 from visdeploy.data.dataset import IGNORE_INDEX, Dataset, hold_out, overlap
-from visdeploy.data.mask_files import check_names
+from visdeploy.data.names import read_names
 from visdeploy.data.voc import image_folder, listed_names
 from visdeploy.errors import InputError
 from visdeploy.image import SUFFIXES
@@ -68,7 +68,7 @@ def read(root: Path, *, masks: str | None = None, labels: Sequence[str] | None =
     ]
     train, val = parts if len(parts) == 2 else hold_out(parts[0])
     notes += overlap(root, train, val)
-    palette = tuple((int(red), int(green), int(blue)) for red, green, blue in voc_colormap(len(names)))
+    palette = tuple((int(red), int(green), int(blue)) for red, green, blue in voc_colormap()[: len(names)])
     return Dataset(names, palette, train, val, 0, tuple(problems), tuple(notes))
 
 
@@ -82,8 +82,6 @@ def _mask_folder(root: Path) -> Path | None:
 def _names(root: Path, labels: Sequence[str] | None) -> tuple[str, ...]:
     lists = [path for name in ("class_names.txt", "labels.txt") if (path := root / name).is_file()]
     if labels is None and lists:
-        labels = [line.strip() for line in lists[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+        labels = read_names(lists[0])
     names = [name for name in labels or VOC_LABELS if name != _NO_CLASS]
-    names = ["background" if name in _BACKGROUNDS else name for name in names]
-    check_names(names)
-    return tuple(names)
+    return tuple("background" if name in _BACKGROUNDS else name for name in names)

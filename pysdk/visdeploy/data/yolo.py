@@ -15,6 +15,7 @@ from visdeploy.data import box_formats
 from visdeploy.data.dataset import Dataset
 from visdeploy.data.folder import list_images
 from visdeploy.data.marked import BACKGROUND, BOX_TASKS, Marked, Split, make_dataset, read_size
+from visdeploy.data.names import ENCODING, read_names
 from visdeploy.errors import InputError, requires
 
 LAYOUT = "images/ and labels/*.txt, or a YAML that names train, val and names (YOLO)"
@@ -106,7 +107,7 @@ def _class_names(root: Path, names: object) -> dict[int, str]:
     if names is None:
         for listed in (folder / name for folder in (root, root / "labels") for name in _NAME_FILES):
             if listed.is_file():
-                names = [line for line in listed.read_text(encoding="utf-8").splitlines() if line]
+                names = read_names(listed)
                 break
     if names is None and not _yaml_files(root):
         explain(root)
@@ -168,7 +169,7 @@ def _read_text(path: Path, text: Path, index: Mapping[int, int]) -> Marked:
     size = read_size(path)
     shares, labels = [], []
     try:
-        lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
+        lines = text.read_text(encoding=ENCODING).splitlines() if text.is_file() else []
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{text}: cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):
