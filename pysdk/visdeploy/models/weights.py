@@ -45,8 +45,8 @@ def load_weights(net: nn.Module, path: str | Path, layout: str = "visdeploy") ->
             DynamicUnet of "dynamic_unet", also as `Learner.save` wrote it.
 
     Raises:
-        InputError: The file cannot be read, or it lacks a parameter or holds one of another shape; all are listed. Or
-            the model knows no such layout.
+        InputError: The file cannot be read, is damaged, or holds other things than arrays by name; it lacks a
+            parameter or has one of another shape or type (all are listed); or the model knows no such layout.
     """
     if layout not in (known := _layouts(net)):
         raise InputError(f"[load_weights] layout: {type(net).__name__} takes {', '.join(known)}, got {layout!r}")
