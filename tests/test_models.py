@@ -1,12 +1,20 @@
 """The U-Net reproduces the course's numbers, scripts and traces, and takes weights from elsewhere."""
 
+import re
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from visdeploy import models
 from visdeploy.errors import InputError
+from visdeploy.models import arguments
+from visdeploy.models.weights import read_state
+from visdeploy.spec import Spec
+from visdeploy.train import checkpoint
 
 SMALL = "mobilenetv3_small_050"
 
@@ -87,12 +95,93 @@ def test_decoder_width_is_an_option():
             {"name": "unet", "encoder": "resnet18", "decoder_chanels": 3},
             "expected decoder_channels as options, got 'decoder_chanels'",
         ),
-        ({"name": "unet", "encoder": "resnet18", "num_classes": 0}, "at least 1"),
+        ({"name": "unet", "encoder": "resnet18", "num_classes": 0}, "num_classes: expected a whole number >= 1, got 0"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         models.create(**{"num_classes": 1, **arguments})
+
+
+class Chosen:
+    """Arguments of all kinds that are looked at."""
+
+    def __init__(
+        self,
+        count: int,
+        offset: int = -1,
+        extras: int | Literal[0] = 1,
+        share: float = 0.5,
+        flag: bool = False,
+        mode: Literal["fast", "exact"] = "fast",
+        size: int | tuple[int, int] = 64,
+        scales: Sequence[float] | None = None,
+        paths: tuple[Path, ...] = (),
+        activation: type[torch.nn.Module] = torch.nn.ReLU,
+        other=None,
+    ) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"count": "3"}, "count: expected a whole number >= 1, got '3'"),
+        ({"count": None}, "count: expected a whole number >= 1, got None"),
+        ({"count": True}, "count"),
+        ({"count": 2.0}, "count"),
+        ({"count": 0}, "count"),
+        ({"offset": -2}, "offset: expected a whole number >= -1, got -2"),
+        ({"extras": -1}, "extras: expected a whole number >= 1 or 0, got -1"),
+        ({"extras": False}, "extras"),
+        ({"share": float("nan")}, "share: expected a finite number, got nan"),
+        ({"share": float("-inf")}, "share"),
+        ({"share": False}, "share"),
+        ({"flag": 1}, "flag: expected true or false, got 1"),
+        ({"mode": []}, "mode: expected fast, exact, got []"),
+        ({"size": [64, 0]}, "size: expected a whole number >= 1 or [a whole number >= 1, a whole number >= 1], got"),
+        ({"size": (1, 2, 3)}, "size"),
+        ({"size": {}}, "size"),
+        ({"scales": "abc"}, "scales: expected [a finite number, ...] or none, got 'abc'"),
+        ({"scales": [1, [2]]}, "scales"),
+        ({"paths": ("a",)}, "paths: expected [a path, ...], got ('a',)"),
+    ],
+)
+def test_arguments_are_held_against_annotations(given, expected):
+    with pytest.raises(InputError, match=re.escape(f"[toy] {expected}")):
+        arguments.check("toy", Chosen, {"count": 1, **given})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"count": 3, "offset": -1, "extras": 0, "share": 1, "flag": True, "mode": "exact", "size": [64, 96]},
+        {"count": torch.tensor([3]).numpy()[0], "size": 5, "scales": (1, 2.5), "paths": [Path("a")]},
+        {"scales": None, "activation": torch.nn.GELU, "other": object(), "unknown": 1},
+    ],
+)
+def test_arguments_of_their_kind_pass(given):
+    arguments.check("toy", Chosen, given)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"name": []}, "[models] name: expected text, got []"),
+        ({"encoder": []}, "[models] encoder: expected text or none, got []"),
+        ({"weights": 5}, "[models] weights: expected text or a path or none, got 5"),
+        ({"num_classes": "3"}, "[models] num_classes: expected a whole number >= 1, got '3'"),
+        ({"num_classes": 10**30}, "[models] unet: cannot be built of these arguments"),
+        ({"decoder_channels": 1}, "[unet] decoder_channels: expected at least 2, got 1"),
+        ({"decoder_channels": -1}, "[unet] decoder_channels: expected a whole number >= 1, got -1"),
+        (
+            {"name": "upsample", "decoder_channels": 0},
+            "[upsample] decoder_channels: expected a whole number >= 1, got 0",
+        ),
+    ],
+)
+def test_no_argument_meets_an_error_of_torchs(options, sentence):
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        models.create(**{"name": "unet", "encoder": "resnet10t", "num_classes": 1, **options})
 
 
 def test_list_says_what_each_model_is():
@@ -155,7 +244,9 @@ def test_every_mismatch_is_listed(tmp_path):
 def test_weights_of_another_architecture_are_one_line(tmp_path):
     torch.save({f"stranger.{k}": torch.zeros(1) for k in range(9)}, tmp_path / "w.pt")
     net = models.create("unet", encoder=SMALL, num_classes=2)
-    with pytest.raises(InputError, match=r"missing, 0 of another shape, 9 unexpected: .*; and \d+ more$") as caught:
+    with pytest.raises(
+        InputError, match=r"missing, 0 of another shape, 0 of another type, 9 unexpected: .*; and \d+ more$"
+    ) as caught:
         models.load_weights(net, tmp_path / "w.pt")
     assert str(caught.value).count("missing ") == 3
 
@@ -170,6 +261,86 @@ def test_unreadable_weights_are_one_sentence(tmp_path, content):
         models.load_weights(net, tmp_path / "none.pt")
     with pytest.raises(InputError, match="layout"):
         models.load_weights(net, tmp_path / "w.pt", layout="keras")
+
+
+def flip_a_bit(path, inside: bytes) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(inside)] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_flipped_bits_are_found_where_torch_wrote_checksums(tmp_path, old):
+    path = tmp_path / "w.pt"
+    weight = torch.arange(1.0, 65)
+    torch.save({"weight": weight}, path, _use_new_zipfile_serialization=not old)
+    assert torch.equal(read_state(path)["weight"], weight)
+    flip_a_bit(path, weight.numpy().tobytes())
+    if old:
+        assert not torch.equal(read_state(path)["weight"], weight)
+        return
+    with pytest.raises(InputError, match=r"w\.pt is damaged: expected w/data/0 as its checksum"):
+        read_state(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {1: torch.zeros(1)},
+        {None: torch.zeros(1)},
+        {b"a": torch.zeros(1)},
+        {"a": torch.ones(2).to_sparse()},
+        {"a": torch.zeros(2, device="meta")},
+        {"a": torch.zeros(2, dtype=torch.complex64)},
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch warns when it reads sparse arrays
+def test_what_is_no_array_by_name_is_refused(tmp_path, content):
+    torch.save({"state_dict": content}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"expected dense arrays of real numbers by name, got .*: torch\."):
+        read_state(tmp_path / "w.pt")
+
+
+def test_integers_are_no_weights(tmp_path):
+    net = models.create("unet", encoder="resnet10t", num_classes=1, decoder_channels=4)
+    state = {name: value.half() for name, value in net.state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    models.load_weights(net, tmp_path / "w.pt")
+    torch.save({**state, "head.weight": torch.ones_like(state["head.weight"], dtype=torch.int8)}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"1 of another type.*head.weight: expected torch.float32, got torch.int8"):
+        models.load_weights(net, tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    "factors", [{"g": (), "v": ()}, {"g": (2,), "v": (2, 2)}, {"orig": (2,), "u": (2,), "v": (2,)}]
+)
+@pytest.mark.parametrize("name", ["head.bias", "head.weight"])
+def test_norms_of_a_wrong_shape_are_unexpected_arrays(tmp_path, name, factors):
+    net = models.create("unet", encoder="resnet10t", num_classes=1, decoder_channels=4)
+    torch.save({f"up5.{name[5:]}_{part}": torch.ones(shape) for part, shape in factors.items()}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=f"{len(factors)} unexpected"):
+        models.load_weights(net, tmp_path / "w.pt", layout="fastai")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"spec": "{"}, "names no network that can be built"),
+        ({"spec": None}, "names no network that can be built"),
+        ({"spec": '{"labels": 5}'}, "names no network that can be built"),
+        ({"state_dict": {}}, "does not fit this model"),
+        ({"state_dict": {1: torch.zeros(1)}}, "expected dense arrays"),
+    ],
+)
+def test_a_checkpoint_with_other_content_is_one_sentence(tmp_path, change, sentence):
+    architecture = {"name": "unet", "encoder": "resnet10t", "num_classes": 1, "decoder_channels": 4}
+    fields = {"task": "segmentation", "labels": ["disc"], "size": 64, "mean": 0.5, "std": 0.5}
+    path = tmp_path / "model.pt"
+    checkpoint.save(path, models.create(**architecture), Spec.parse({**fields, "architecture": architecture}))
+    assert checkpoint.load(path)[1].architecture == architecture
+    torch.save({**torch.load(path, weights_only=True), **change}, path)
+    with pytest.raises(InputError, match=sentence):
+        checkpoint.load(path)
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from visdeploy.errors import InputError, did_you_mean, requires
 with requires("visdeploy.models needs torch and torchvision", "train"):
     from torch import nn
 
+    from visdeploy.models import arguments
     from visdeploy.models import weights as _weights
     from visdeploy.models.encoders import TORCHVISION, normalisation, pretrained_state
     from visdeploy.models.registry import REGISTRY, register
@@ -57,18 +58,20 @@ def create(
         `anchors(size)`, the field of that name in its spec.
 
     Raises:
-        InputError: An unknown name, encoder or option, one missing or too many, or weights that do not fit.
+        InputError: An unknown name, encoder or option, one missing, too many or of another kind than its annotation
+            says, or weights that do not fit.
 
     Example:
         >>> net = create("unet", encoder="resnet34", num_classes=1)
         >>> sum(p.numel() for p in net.parameters())
         22009665
     """
+    arguments.check(
+        "models", create, {"name": name, "encoder": encoder, "num_classes": num_classes, "weights": weights}
+    )
     if name not in REGISTRY:
         hint = did_you_mean(name, REGISTRY)
         raise InputError(f"[models] name: expected one of {', '.join(sorted(REGISTRY))}, got {name!r}{hint}")
-    if num_classes < 1:
-        raise InputError(f"[models] num_classes: expected at least 1, got {num_classes}")
     model = REGISTRY[name].model
     taken = inspect.signature(model).parameters
     if ("encoder" in taken) != (encoder is not None):
@@ -78,12 +81,17 @@ def create(
     for option in options:
         if option not in known:
             raise InputError(f"[models] {name}: expected {' or '.join(known) or 'none'} as options, got {option!r}")
+    arguments.check(name, model, options)
     if encoder is not None:
         options["encoder"] = encoder
     try:
         net = model(num_classes=num_classes, **options)
-    except TypeError as error:
-        raise InputError(f"[models] {name}: {error}") from error
+    except InputError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # layers refuse sizes in ways of their own
+        raise InputError(
+            f"[models] {name}: cannot be built of these arguments ({str(error).splitlines()[0]})"
+        ) from error
     if weights is not None:
         _load_weights(net, encoder, weights)
     return net

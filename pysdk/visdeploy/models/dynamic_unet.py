@@ -1,6 +1,6 @@
 """fastai's DynamicUnet for any backbone, without hooks."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -218,11 +218,6 @@ class DynamicUnet(nn.Module):
         residual: bool = False,
     ) -> None:
         super().__init__()
-        if upsample not in get_args(Upsampling):
-            wish = ", ".join(get_args(Upsampling))
-            raise InputError(f"[dynamic_unet] upsample: expected one of {wish}, got {upsample!r}")
-        if norm not in get_args(Norm):
-            raise InputError(f"[dynamic_unet] norm: expected one of {', '.join(get_args(Norm))}, got {norm!r}")
         if residual and num_classes != 3:
             raise InputError(
                 f"[dynamic_unet] residual: adds the answer to an image of 3 channels, so num_classes must be 3, "

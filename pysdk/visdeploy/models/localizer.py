@@ -1,6 +1,6 @@
 """The networks of fast.ai's lesson 8 for the one main object of an image: its class, its box, or both at once."""
 
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +53,10 @@ class Localizer(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if predicts not in get_args(Predicts):
-            raise InputError(f"[localizer] predicts: expected {', '.join(get_args(Predicts))}, got {predicts!r}")
-        if hidden < 1 or not 0 <= dropout < 1:
-            raise InputError(f"[localizer] hidden, dropout: expected >= 1 and 0 to 1, got {hidden} and {dropout}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"[localizer] dropout: expected a share from 0 to below 1, got {dropout}")
         self.encoder = create_encoder(encoder)
-        self.height, self.width = (size, size) if isinstance(size, int) else size
+        self.height, self.width = size if isinstance(size, tuple | list) else (size, size)
         self.any_size = predicts == "label"
         channels = self.encoder.channels[-1]
         if predicts == "label":

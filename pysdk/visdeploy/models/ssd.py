@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -91,15 +91,13 @@ class Ssd(nn.Module):
         neck: Neck = "none",
         channels: int = 128,
         strides: Sequence[int] = (8, 16, 32),
-        extras: int = 1,
+        extras: int | Literal[0] = 1,
         scales: Sequence[float] | None = None,
         aspect_ratios: Sequence[float] | Sequence[Sequence[float]] = (2.0,),
     ) -> None:
         super().__init__()
-        if neck not in get_args(Neck):
-            raise InputError(f"[ssd] neck: expected {' or '.join(get_args(Neck))}, got {neck!r}")
-        if channels < 2 or extras < 0:
-            raise InputError(f"[ssd] channels and extras: expected at least 2 and 0, got {channels} and {extras}")
+        if channels < 2:
+            raise InputError(f"[ssd] channels: expected at least 2, got {channels}")
         self.encoder = create_encoder(encoder)
         levels = len(strides) + extras
         self.scales = _scales(scales, levels)

@@ -1,6 +1,7 @@
 """Loading weights that were trained elsewhere, with every mismatch listed."""
 
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,8 @@ def load_weights(net: nn.Module, path: str | Path, layout: str = "visdeploy") ->
             DynamicUnet of "dynamic_unet", also as `Learner.save` wrote it.
 
     Raises:
-        InputError: The file cannot be read, or it lacks a parameter or holds one of another shape; all are listed. Or
-            the model knows no such layout.
+        InputError: The file cannot be read, is damaged, or holds other things than arrays by name; it lacks a
+            parameter or has one of another shape or type (all are listed); or the model knows no such layout.
     """
     if layout not in (known := _layouts(net)):
         raise InputError(f"[load_weights] layout: {type(net).__name__} takes {', '.join(known)}, got {layout!r}")
@@ -80,50 +81,97 @@ def read_torch_file(path: str | Path) -> Any:
     """Read what `torch.save` wrote, without running any code that the file may carry.
 
     Raises:
-        InputError: The file is missing, or is not such a file.
+        InputError: The file is missing, is damaged, or is not such a file.
     """
     try:
+        require_whole(Path(path))
         with torch.serialization.safe_globals([(_Unread, name) for name in _Unread.names]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"[weights] path: no such file: {path}") from error
+    except InputError:
+        raise
     except Exception as error:  # a file of any other kind fails in ways of its own
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"[weights] path: {path} is not a file of weights ({reason})") from error
 
 
+def require_whole(path: Path) -> None:
+    """Hold a file of `torch.save` against its own checksums, which `torch.load` passes over.
+
+    Raises:
+        InputError: A part of it is not what was written. (What torch wrote before 1.6 has no checksums.)
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise InputError(
+            f"[weights] path: {path} is damaged: expected {damaged} as its checksum has it, got other bytes; copy the "
+            "file again"
+        )
+
+
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict, alone or inside a checkpoint."""
-    state = read_torch_file(path)
+    """Read a state dict, alone or inside a checkpoint.
+
+    Raises:
+        InputError: As `read_torch_file` and `as_state`.
+    """
+    return as_state(read_torch_file(path), path)
+
+
+def as_state(content: Any, path: str | Path) -> dict[str, Tensor]:
+    """Return the state dict that the content of a file is or holds.
+
+    Raises:
+        InputError: It holds none, or an entry is no plain array.
+    """
+    state = content
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"[weights] path: {path} holds no state dict (names mapped to tensors)")
+    for name, value in state.items():
+        if not isinstance(name, str) or not _is_plain(value):
+            kind = f"{value.dtype} as {value.layout} on {value.device}"
+            raise InputError(
+                f"[weights] path: {path}: expected dense arrays of real numbers by name, got {name!r}: {kind}"
+            )
     return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _is_plain(value: Tensor) -> bool:
+    dense = value.layout == torch.strided and value.device.type == "cpu"
+    return dense and not (value.is_quantized or value.is_nested or value.is_complex())
 
 
 def assign(net: nn.Module, state: Mapping[str, Tensor], layout: str, origin: str) -> LoadReport:
     """Copy renamed weights into `net`; see `load_weights`."""
     wanted, whole = _wanted(net, layout), layout not in OF_ENCODERS
     missing = _missing(net, state, layout)
-    reshaped = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    given = [name for name in wanted if name in state]
+    reshaped = [name for name in given if state[name].shape != wanted[name].shape]
+    # Whole numbers in place of weights are those of a quantised network, without their scale.
+    integers = [name for name in given if wanted[name].is_floating_point() and not state[name].is_floating_point()]
     unused = [name for name in state if name not in wanted]
     problems = [f"missing {name} {tuple(wanted[name].shape)}" for name in missing]
     problems += [f"{name}: expected {tuple(wanted[name].shape)}, got {tuple(state[name].shape)}" for name in reshaped]
+    problems += [f"{name}: expected {wanted[name].dtype}, got {state[name].dtype}" for name in integers]
     if whole:
         problems += [f"unexpected {name} {tuple(state[name].shape)}" for name in unused]
     if problems:
         more = f"; and {len(problems) - _EXAMPLES} more" if len(problems) > _EXAMPLES else ""
         raise InputError(
             f"[load_weights] {origin} does not fit this model in layout {layout!r}: {len(missing)} of {len(wanted)} "
-            f"arrays missing, {len(reshaped)} of another shape, {len(unused) if whole else 0} unexpected: "
-            + "; ".join(problems[:_EXAMPLES])
-            + more
+            f"arrays missing, {len(reshaped)} of another shape, {len(integers)} of another type, "
+            f"{len(unused) if whole else 0} unexpected: " + "; ".join(problems[:_EXAMPLES]) + more
         )
-    loaded = [name for name in wanted if name in state]
-    net.load_state_dict({name: state[name] for name in loaded}, strict=False)
-    return LoadReport(tuple(loaded), tuple(unused))
+    net.load_state_dict({name: state[name] for name in given}, strict=False)
+    return LoadReport(tuple(given), tuple(unused))
 
 
 def _layouts(net: nn.Module) -> tuple[str, ...]:
@@ -158,22 +206,31 @@ def _renamed(state: Mapping[str, Tensor], net: nn.Module, layout: str) -> dict[s
         for pattern, replacement in _renames(net)[layout].items():
             name = re.sub(pattern, replacement, name)
         renamed[name] = value
-    return _plain(renamed)
+    return _plain(renamed, net.state_dict())
 
 
-def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights that weight_norm and spectral_norm, which keep their factors, work with in evaluation."""
+def _plain(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that weight_norm and spectral_norm, which keep their factors, work with in evaluation.
+
+    Factors that give no weight of the shape that is wanted stay what they are, so that they are listed as unexpected.
+    """
     plain = dict(state)
-    for name in state:
-        stem, _, part = name.rpartition("_")
-        if part == "g" and f"{stem}_v" in state:
-            direction = plain.pop(f"{stem}_v")
-            length = direction.flatten(1).norm(dim=1).view(-1, *[1] * (direction.ndim - 1))
-            plain[stem] = plain.pop(name) * direction / length
-        elif part == "orig" and f"{stem}_u" in state and f"{stem}_v" in state:
-            weight = plain.pop(name)
-            plain[stem] = weight / (plain.pop(f"{stem}_u") @ weight.flatten(1) @ plain.pop(f"{stem}_v"))
+    for stem, weight in wanted.items():
+        if weight.ndim < 2:
+            continue
+        per_row = (len(weight), *[1] * (weight.ndim - 1))
+        if _has_factors(state, stem, g=per_row, v=weight.shape):
+            length, direction = (plain.pop(f"{stem}_{part}").float() for part in ("g", "v"))
+            plain[stem] = length * direction / direction.flatten(1).norm(dim=1).view(per_row)
+        elif _has_factors(state, stem, orig=weight.shape, u=per_row[:1], v=(weight.shape[1:].numel(),)):
+            original, u, v = (plain.pop(f"{stem}_{part}").float() for part in ("orig", "u", "v"))
+            plain[stem] = original / (u @ original.flatten(1) @ v)
     return plain
+
+
+def _has_factors(state: Mapping[str, Tensor], stem: str, **shapes: tuple[int, ...]) -> bool:
+    factors = [(state.get(f"{stem}_{part}"), shape) for part, shape in shapes.items()]
+    return all(one is not None and one.is_floating_point() and one.shape == shape for one, shape in factors)
 
 
 def _as_timm_features(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """`model.pt`: a trained network that says by itself what it is."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 from visdeploy import models
 from visdeploy.errors import InputError
-from visdeploy.models.weights import read_torch_file
+from visdeploy.models.weights import OWN, as_state, assign, read_torch_file
 from visdeploy.spec import Spec
 from visdeploy.whole_file import whole_file
 
@@ -37,9 +38,10 @@ def load(path: str | Path) -> tuple[nn.Module, Spec]:
     content = read_torch_file(path)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise InputError(f"[checkpoint] {path}: not written by `visdeploy train`")
-    spec = Spec.model_validate_json(content["spec"])
-    if spec.architecture is None:
-        raise InputError(f"[checkpoint] {path}: its spec names no architecture")
-    net = models.create(**spec.architecture)
-    net.load_state_dict(content["state_dict"])
+    try:
+        spec = Spec.parse(json.loads(content["spec"]), "spec")
+        net = models.create(**(spec.architecture or {}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"[checkpoint] {path}: its spec names no network that can be built ({error})") from error
+    assign(net, as_state(content, path), OWN, str(path))
     return net.eval(), spec
