@@ -258,7 +258,7 @@ def test_sizes_that_the_xml_does_not_know_come_from_the_image(tmp_path):
     save_voc(tmp_path, {"a": [("cat", (5, 5, 70, 20), 0)]}, size=(0, 0))
     dataset = data.open(tmp_path, task="detection")
     assert dataset.val[0].size == SIZE
-    assert data.check(dataset) == ["expected images to train on and images held out, got 0 and 1"]
+    assert data.check(dataset) == ["expected some of each, got 0 images to train on and 1 held out"]
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (60, 40)).save(tmp_path / "turned.jpg", exif=exif)

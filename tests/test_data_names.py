@@ -175,12 +175,14 @@ def test_the_name_of_a_folder_may_be_a_path(tmp_path):
     assert len(data.open(tmp_path, masks=masks).train) == 3
 
 
-@pytest.mark.parametrize(("part", "counts"), [("train", "0 and 2"), ("val", "3 and 0")])
+@pytest.mark.parametrize(
+    ("part", "counts"), [("train", "0 images to train on and 2"), ("val", "3 images to train on and 0")]
+)
 @pytest.mark.parametrize(("make", "purpose"), [(voc_masks, "Segmentation"), (voc_boxes, "Main")])
 def test_check_says_that_a_part_is_empty(tmp_path, make, purpose, part, counts):
     make(tmp_path)
     (tmp_path / "ImageSets" / purpose / f"{part}.txt").write_text("")
-    assert data.check(data.open(tmp_path)) == [f"expected images to train on and images held out, got {counts}"]
+    assert data.check(data.open(tmp_path)) == [f"expected some of each, got {counts} held out"]
 
 
 def test_check_says_that_there_is_nothing_to_tell_apart_or_to_find(tmp_path):

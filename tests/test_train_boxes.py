@@ -240,7 +240,7 @@ def test_data_that_a_task_cannot_learn_from_are_named(tmp_path):
     with pytest.raises(InputError, match="model: num_classes follows from the other options and the data, and is 2"):
         fit(drawn(4, 2), options(tmp_path / "run", model={"num_classes": 7}))
     ignored = [replace(item, load_objects=partial(all_ignored, item.load_objects())) for item in drawn(4, 2).train]
-    with pytest.raises(InputError, match="expected objects to learn detection from"):
+    with pytest.raises(InputError, match="expected objects to learn from"):
         fit(replace(drawn(4, 2), train=ignored), options(tmp_path / "run"))
     with pytest.raises(InputError, match="expected classes to tell apart, got disc alone"):
         fit(one_class(drawn(4, 2)), options(tmp_path / "run", task="classification"))

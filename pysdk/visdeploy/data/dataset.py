@@ -144,7 +144,7 @@ def check(dataset: Dataset) -> list[str]:
 
     Found are files that cannot be read, label values outside the classes, images of another size than their masks,
     annotations or targets say, and files without a partner; where all of that is well, that there are no images,
-    classes or objects to learn. An empty list means training will not stop on its data.
+    classes or objects to learn. An empty list means training for a task that these data are for will not stop on them.
     """
     with ThreadPoolExecutor(max_workers=4) as pool:
         faults = [line for lines in pool.map(_faults, [*dataset.train, *dataset.val]) for line in lines]
@@ -174,17 +174,12 @@ def _lacks(dataset: Dataset) -> list[str]:
     items = [*dataset.train, *dataset.val]
     lines = []
     if not dataset.train or not dataset.val:
-        lines.append(
-            f"expected images to train on and images held out, got {len(dataset.train)} and {len(dataset.val)}"
-        )
-    # Where there is one object, its class needs no other: "object" is enough to localize.
+        count = f"{len(dataset.train)} images to train on and {len(dataset.val)} held out"
+        lines.append(f"expected some of each, got {count}")
+    # Whether one class is enough for images that have one as a whole, the task decides.
+    if len(dataset.labels) < 2 and any(item.label is None and (item.load_mask or item.load_objects) for item in items):
+        lines.append(f"expected at least 2 classes, with the background, got {', '.join(dataset.labels) or 'none'}")
     boxes = [item.load_objects for item in dataset.train if item.load_objects]
-    classed = any(item.load_mask or item.load_objects or item.label is not None for item in items)
-    least = 0 if not classed else 1 if boxes and dataset.background is None else 2
-    if len(dataset.labels) < least:
-        lines.append(
-            f"expected at least {least} classes, with the background, got {', '.join(dataset.labels) or 'none'}"
-        )
     if boxes and all(load().ignored.all() for load in boxes):
         lines.append(f"expected objects to learn from, got none in {len(boxes)} images")
     return lines
