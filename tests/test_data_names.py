@@ -156,9 +156,9 @@ def test_a_list_of_names_has_no_gap(tmp_path, make, names, said):
     ("options", "said"),
     [
         ({"path": None}, r"path: expected str \| PathLike\[str\], got None"),
-        ({"format": None}, "format: expected str, got None"),
-        ({"task": 3}, r"task: expected str \| None, got 3"),
-        ({"masks": 5}, r"masks: expected str \| None, got 5"),
+        ({"format": None}, "format: expected text, got None"),
+        ({"task": 3}, "task: expected text, got 3"),
+        ({"masks": 5}, "masks: expected text, got 5"),
         ({"path": "a" * 5000}, "cannot be read: .*too long"),
         ({"path": "a" * 5000 + ".json"}, "cannot be read: .*too long"),
     ],

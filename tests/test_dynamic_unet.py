@@ -379,8 +379,8 @@ class Misordered(ToyEncoder):
         ("misordered", {}, "expected features of depth"),
         ("vit_tiny_patch16_224", {}, "rising strides"),
         ("toy", {"residual": True, "num_classes": 2}, "num_classes must be 3, got 2"),
-        ("toy", {"upsample": "bicubic"}, "upsample: expected shuffle, transposed, nearest, bilinear"),
-        ("toy", {"norm": "weight"}, "norm: expected none, batch"),
+        ("toy", {"upsample": "bicubic"}, "upsample: expected 'shuffle', 'transposed', 'nearest' or 'bilinear'"),
+        ("toy", {"norm": "weight"}, "norm: expected 'none' or 'batch'"),
     ],
 )
 def test_what_cannot_be_built_is_one_sentence(encoder, options, sentence, monkeypatch):

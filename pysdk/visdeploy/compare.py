@@ -20,12 +20,12 @@ from visdeploy.bundle import Bundle
 from visdeploy.data import Dataset
 from visdeploy.engines import NAMES, installed, load_adapter, reason
 from visdeploy.errors import CheckFailedError, InputError, did_you_mean, requires
+from visdeploy.kinds import Folder, Positive, Seed, in_kind
 from visdeploy.machine import cpu_model
 from visdeploy.metrics import headline
 from visdeploy.precision import PrecisionOptions
 from visdeploy.throughput import Figures, compete
 from visdeploy.train import TrainOptions, checkpoint, fit
-from visdeploy.train.kinds import Folder, Positive, Seed, in_kind
 from visdeploy.verify import verify
 from visdeploy.whole_file import whole_file
 

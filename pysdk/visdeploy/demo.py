@@ -18,11 +18,11 @@ from visdeploy.engines import open_engine
 from visdeploy.errors import CheckFailedError, InputError
 from visdeploy.evaluate import evaluate
 from visdeploy.export import export
+from visdeploy.kinds import Seed, in_kind
 from visdeploy.prediction_files import PredictionFiles
 from visdeploy.predictor import Predictor, load
 from visdeploy.report import Report
 from visdeploy.train import TrainOptions, checkpoint, fit
-from visdeploy.train.kinds import Seed, in_kind
 from visdeploy.verify import runnable
 
 SCENES = 400

@@ -114,7 +114,11 @@ def of_figures(figures: Figures) -> list[Group]:
         _titled(f"time of a call: of single calls, and of calls of {uses[-1]} at once", calls),
         _titled("stages of a single call, median", stages),
         _titled("load and memory", cost),
-        _titled("answers on the golden images; accuracy, and drop below fp32: measured at export, else in training", answers, below),
+        _titled(
+            "answers on the golden images; accuracy, and drop below fp32: measured at export, else in training",
+            answers,
+            below,
+        ),
     ]
 
 

@@ -1,6 +1,7 @@
 """`visdeploy VERB`: thin commands over the SDK.
 
-Exit codes: 0 ok; 1 a check failed; 2 bad usage, input or bundle; 3 a missing engine or package; 130 Ctrl-C; 143 SIGTERM.
+Exit codes: 0 ok; 1 a check failed; 2 bad usage, input or bundle; 3 a missing engine or package;
+130 Ctrl-C; 143 SIGTERM.
 """
 
 # ruff: noqa: I001  (the help page lists the verbs in this order)

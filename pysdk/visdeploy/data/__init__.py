@@ -4,15 +4,11 @@ A file per format turns a folder into a `Dataset`: named pairs that are decoded 
 """
 
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
-from reprlib import repr as shown
 from typing import Any, get_args
-
-from pydantic import TypeAdapter, ValidationError
 
 from visdeploy.data import boxes_csv, camvid, carvana, coco, coco_masks, folder, photos, voc, voc_masks, yolo
 from visdeploy.data.colormap import classes_of, colors_of, voc_colormap
@@ -21,6 +17,7 @@ from visdeploy.data.degrade import Degrade
 from visdeploy.data.largest import largest_object, largest_objects
 from visdeploy.data.names import check_names
 from visdeploy.errors import InputError
+from visdeploy.kinds import check_arguments
 from visdeploy.spec import Task
 
 __all__ = [
@@ -84,7 +81,7 @@ def open(path: str | os.PathLike[str], *, format: str = "auto", task: str | None
         >>> dataset = open("cells", task="detection")  # doctest: +SKIP
         >>> dataset = open("holiday", task="restoration", degrade=Degrade(scale=2))  # doctest: +SKIP
     """
-    _check_kinds(open, {"path": path, "format": format, "task": task})
+    check_arguments("data.open", open, {"path": path, "format": format, "task": task})
     root = Path(path)
     if task is None and ("degrade" in options or "clean" in options):
         task = "restoration"
@@ -112,23 +109,12 @@ def _read(root: Path, format: str, task: str | None, options: dict[str, object])
         takes = f"takes {', '.join(known)}" if known else "has no options"
         raise InputError(f"[data.open] {unknown[0]}: the format {_NAMES[reader]!r}, which {root} has, {takes}")
     options = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
-    _check_kinds(reader.read, options)
+    check_arguments("data.open", reader.read, options)
     if options.get("labels") is not None and not options["labels"]:
         raise InputError("[data.open] labels: expected the names of the classes, got none")
     dataset: Dataset = reader.read(root, **options)
     check_names(dataset.labels, root)
     return dataset
-
-
-def _check_kinds(function: Callable[..., object], given: Mapping[str, object]) -> None:
-    """Refuse arguments of other kinds than a function's signature names."""
-    for name, value in given.items():
-        kind = signature(function).parameters[name].annotation
-        try:
-            TypeAdapter(kind).validate_python(value, strict=True)
-        except ValidationError:
-            expected = kind.__name__ if isinstance(kind, type) else re.sub(r"[\w.]+\.", "", str(kind))
-            raise InputError(f"[data.open] {name}: expected {expected}, got {shown(value)}") from None
 
 
 def _named(format: str, root: Path, task: str | None) -> Any:

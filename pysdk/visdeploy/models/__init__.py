@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from visdeploy.errors import InputError, did_you_mean, requires
+from visdeploy.kinds import Count, check_arguments
 
 with requires("visdeploy.models needs torch and torchvision", "train"):
     from torch import nn
 
-    from visdeploy.models import arguments
     from visdeploy.models import weights as _weights
     from visdeploy.models.encoders import TORCHVISION, normalisation, pretrained_state
     from visdeploy.models.registry import REGISTRY, register
@@ -38,7 +38,7 @@ __all__ = [
 
 
 def create(
-    name: str, *, encoder: str | None = None, num_classes: int, weights: str | Path | None = None, **options: Any
+    name: str, *, encoder: str | None = None, num_classes: Count, weights: str | Path | None = None, **options: Any
 ) -> nn.Module:
     """Build a model by name; nothing is downloaded unless `weights` asks for it.
 
@@ -66,9 +66,8 @@ def create(
         >>> sum(p.numel() for p in net.parameters())
         22009665
     """
-    arguments.check(
-        "models", create, {"name": name, "encoder": encoder, "num_classes": num_classes, "weights": weights}
-    )
+    given = {"name": name, "encoder": encoder, "num_classes": num_classes, "weights": weights}
+    check_arguments("models", create, given)
     if name not in REGISTRY:
         hint = did_you_mean(name, REGISTRY)
         raise InputError(f"[models] name: expected one of {', '.join(sorted(REGISTRY))}, got {name!r}{hint}")
@@ -81,7 +80,7 @@ def create(
     for option in options:
         if option not in known:
             raise InputError(f"[models] {name}: expected {' or '.join(known) or 'none'} as options, got {option!r}")
-    arguments.check(name, model, options)
+    check_arguments(name, model, options)
     if encoder is not None:
         options["encoder"] = encoder
     try:

@@ -5,7 +5,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from visdeploy.errors import InputError
+from visdeploy.kinds import Count, Fraction, Sides
 from visdeploy.models.encoders import create_encoder, map_sizes
 from visdeploy.models.registry import register
 
@@ -38,9 +38,6 @@ class Localizer(nn.Module):
         size: Height and width of the images, which "both" and "box" are bound to; one number means a square.
         hidden: Width of the layer between, where there is one.
         dropout: Of the values before the last layer; see `head`.
-
-    Raises:
-        InputError: An option is wrong.
     """
 
     def __init__(
@@ -48,13 +45,11 @@ class Localizer(nn.Module):
         encoder: str,
         num_classes: int,
         predicts: Predicts = "both",
-        size: int | tuple[int, int] = 224,
-        hidden: int = 256,
-        dropout: float = 0.5,
+        size: Sides = 224,
+        hidden: Count = 256,
+        dropout: Fraction = 0.5,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise InputError(f"[localizer] dropout: expected a share from 0 to below 1, got {dropout}")
         self.encoder = create_encoder(encoder)
         self.height, self.width = size if isinstance(size, tuple | list) else (size, size)
         self.any_size = predicts == "label"

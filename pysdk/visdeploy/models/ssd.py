@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from visdeploy.anchors import DefaultBoxes
 from visdeploy.errors import InputError
+from visdeploy.kinds import Count, Halved, Whole
 from visdeploy.models.encoders import create_encoder, map_sizes
 from visdeploy.models.registry import register
 from visdeploy.models.unet import UnetBlock
@@ -89,15 +90,13 @@ class Ssd(nn.Module):
         encoder: str,
         num_classes: int,
         neck: Neck = "none",
-        channels: int = 128,
-        strides: Sequence[int] = (8, 16, 32),
-        extras: int | Literal[0] = 1,
+        channels: Halved = 128,
+        strides: Sequence[Count] = (8, 16, 32),
+        extras: Whole = 1,
         scales: Sequence[float] | None = None,
         aspect_ratios: Sequence[float] | Sequence[Sequence[float]] = (2.0,),
     ) -> None:
         super().__init__()
-        if channels < 2:
-            raise InputError(f"[ssd] channels: expected at least 2, got {channels}")
         self.encoder = create_encoder(encoder)
         levels = len(strides) + extras
         self.scales = _scales(scales, levels)

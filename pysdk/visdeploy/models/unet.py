@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from visdeploy.errors import InputError
+from visdeploy.kinds import Halved
 from visdeploy.models.encoders import create_pyramid, require_multiple
 from visdeploy.models.registry import register
 
@@ -38,16 +38,10 @@ class UnetBlock(nn.Module):
     encoder="resnet34",
 )
 class Unet(nn.Module):
-    """Backbone, one `UnetBlock` per finer feature map, then a transposed convolution to full resolution.
+    """Backbone, one `UnetBlock` per finer feature map, then a transposed convolution to full resolution."""
 
-    Raises:
-        InputError: `decoder_channels` are not enough for halves.
-    """
-
-    def __init__(self, encoder: str, num_classes: int, decoder_channels: int = 256) -> None:
+    def __init__(self, encoder: str, num_classes: int, decoder_channels: Halved = 256) -> None:
         super().__init__()
-        if decoder_channels < 2:
-            raise InputError(f"[unet] decoder_channels: expected at least 2, got {decoder_channels}")
         self.encoder = create_pyramid(encoder)
         channels, strides = self.encoder.channels, self.encoder.strides
         self.divisor = strides[-1]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from visdeploy.kinds import Count
 from visdeploy.models.encoders import create_pyramid, require_multiple
 from visdeploy.models.registry import register
 
@@ -36,7 +37,7 @@ class Upsample(nn.Module):
         decoder_channels: Width of every block.
     """
 
-    def __init__(self, encoder: str, num_classes: int, decoder_channels: int = 256) -> None:
+    def __init__(self, encoder: str, num_classes: int, decoder_channels: Count = 256) -> None:
         super().__init__()
         self.encoder = create_pyramid(encoder)
         strides = self.encoder.strides

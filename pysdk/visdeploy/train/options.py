@@ -8,12 +8,11 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 from pydantic import Field
 
 from visdeploy.errors import InputError, did_you_mean
+from visdeploy.kinds import Count, Factor, Folder, Fraction, Positive, Seed, Size, Whole, in_kind
 from visdeploy.models.registry import REGISTRY
-from visdeploy.spec import Side, Task
+from visdeploy.spec import Task
 from visdeploy.train.detection_losses import BoxLoss, ClassLoss
-from visdeploy.train.kinds import Count, Decay, Factor, Folder, Positive, Seed, Whole, in_kind
 
-Size = Annotated[tuple[Side, Side], Field(strict=False)]
 Sizes = Annotated[
     tuple[Size, ...],
     Field(strict=False, description="height and width of each stage, of 1 to 4096, such as ((256, 256),)"),
@@ -124,7 +123,7 @@ class TrainOptions:
     lr: Positive | None = 1e-3
     encoder_lr: Factor = 0.3
     optimizer: Optimizer = "adamw"
-    momentum: Decay = 0.0
+    momentum: Fraction = 0.0
     weight_decay: Factor = 1e-2
     schedule: Schedule = "one_cycle"
     warmup: Share = 0.2
@@ -132,7 +131,7 @@ class TrainOptions:
     freeze_epochs: Whole | None = None
     freeze_to: Whole | None = None
     freeze_bn: bool | None = None
-    ema: Decay = 0.98
+    ema: Fraction = 0.98
     dice: Factor = 0.5
     class_weights: Literal["none", "balanced"] = "none"
     pos_weight: Factor = 1.0
