@@ -199,6 +199,8 @@ def test_wrong_arguments_are_named_before_anything_is_trained(squares, tmp_path,
     [
         (["unett"], "did you mean 'unet'"),
         (["unet:deep"], "expected KEY=VALUE"),
+        (["unet", "--all", "lr", "--epochs", "1"], "--all: expected KEY=VALUE,..., got 'lr'"),
+        (["unet:lr=1,2"], "--lr: expected a number or find"),
         (["unet:lr=fast"], "expected numbers"),
         (["unet:dice=many"], "dice: expected a number, got 'many'"),
         (["unet:batch=2.5"], "batch: expected a whole number, got 2.5"),

@@ -231,7 +231,9 @@ def run(code: str, *, interrupt: bool = False) -> subprocess.CompletedProcess[st
     [
         "next(stream)",
         "for result in stream:\n    break",
-        "import threading\nthreading.Thread(target=lambda: next(stream)).start()",
+        # From 3.12 on no thread can begin another when the main one has ended.
+        "import threading; begun = threading.Event()\n"
+        "threading.Thread(target=lambda: (next(stream), begun.set(), next(stream))).start(); begun.wait()",
         "next(stream); import gc; cycle = [stream]; cycle.append(cycle); del stream, cycle",
         "stream",
     ],

@@ -80,6 +80,12 @@ def test_resuming_after_a_kill_gives_the_run_that_was_not_killed(discs, tmp_path
         with pytest.raises(KeyboardInterrupt):
             fit(dataset, options(tmp_path / "killed"))
     assert not (tmp_path / "killed" / "model.pt").exists()
+    (last,) = (tmp_path / "killed").glob("stage-0-*/last.ckpt")
+    whole = last.read_bytes()
+    last.write_bytes(whole[:20_000] + bytes([whole[20_000] ^ 1]) + whole[20_001:])
+    with pytest.raises(InputError, match=r"last.ckpt is damaged: .*copy the file again"):
+        fit(dataset, options(tmp_path / "killed"), resume=True)
+    last.write_bytes(whole)
     fit(dataset, options(tmp_path / "killed"), resume=True)
     assert [row["epoch"] for row in history(tmp_path / "killed")] == ["1", "2", "3", "4"]
     expected = weights(tmp_path / "whole")

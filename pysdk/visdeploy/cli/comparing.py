@@ -75,8 +75,8 @@ def compare(
     if cpu_minutes is not None and epochs is not None:
         raise InputError("--cpu-minutes: decides the epochs, so leave --epochs out")
     given = {"encoder": encoder, "weights": weights, "size": size, "epochs": epochs}
-    shared = [*(f"{key}={value}" for key, value in given.items() if value is not None), every or ""]
-    common = _options(",".join(filter(None, shared)))
+    shared = ",".join(f"{key}={value}" for key, value in given.items() if value is not None)
+    common = _options(shared) | _options(every or "", "--all")
     chosen = {recipe: {"task": choice("task", task, TASKS), **_recipe(recipe, common)} for recipe in recipes}
     dataset = open_data(data, format, masks, task, degrade=degrade, clean=clean)
     note_some(dataset.problems)
@@ -108,7 +108,7 @@ def _recipe(text: str, common: dict[str, Any]) -> dict[str, Any]:
     return {key: value for layer in layers for key, value in layer.items()} | {"model": model}
 
 
-def _options(text: str) -> dict[str, Any]:
+def _options(text: str, where: str = "RECIPE, after its name") -> dict[str, Any]:
     """Read KEY=VALUE,KEY=VALUE,... where a value may itself have commas."""
     from visdeploy.train import TrainOptions
 
@@ -116,7 +116,7 @@ def _options(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {"model": {}}
     for entry in re.split(r",(?=\w+=)", text) if text else ():
         if "=" not in entry:
-            raise InputError(f"RECIPE: expected KEY=VALUE,... after its name, got {text!r}")
+            raise InputError(f"{where}: expected KEY=VALUE,..., got {text!r}")
         key, value = key_value(entry)
         plain = entry.partition("=")[2]
         if key == "size":

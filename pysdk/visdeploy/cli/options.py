@@ -118,7 +118,10 @@ def sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 def learning_rate(text: str) -> float | None:
     """Read 0.001, or None for find."""
-    return None if text == "find" else numbers("lr", text)[0]
+    found = [None] if text == "find" else numbers("lr", text)
+    if len(found) != 1:
+        raise InputError(f"--lr: expected a number or find, got {text!r}")
+    return found[0]
 
 
 def numbers(option: str, text: str) -> list[float]:

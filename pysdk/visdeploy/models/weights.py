@@ -1,5 +1,6 @@
 """Loading weights that were trained elsewhere, with every mismatch listed."""
 
+import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ OF_ENCODERS = ("torchvision", "timm")
 
 # Mismatches that a message names.
 _EXAMPLES = 3
+_NO_WEIGHTS = re.compile(r"WeightsUnpickler error:\s*(.+?)(?: was not| Please|\n|$)")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def read_torch_file(path: str | Path) -> Any:
         raise
     except Exception as error:  # a file of any other kind fails in ways of its own
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):  # which advises to run the file's code
+            reason = next(iter(_NO_WEIGHTS.findall(str(error))), "no arrays by name")
         raise InputError(f"[weights] path: {path} is not a file of weights ({reason})") from error
 
 
@@ -105,8 +109,11 @@ def require_whole(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise InputError(f"[weights] path: {path} is damaged, or cut short ({error}); copy the file again") from error
     if damaged is not None:
         raise InputError(
             f"[weights] path: {path} is damaged: expected {damaged} as its checksum has it, got other bytes; copy the "

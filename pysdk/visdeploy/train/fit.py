@@ -22,6 +22,7 @@ from torch import nn
 from visdeploy import image, models
 from visdeploy.data import Dataset, Item, check_or_raise
 from visdeploy.errors import InputError
+from visdeploy.models.weights import read_torch_file, require_whole
 from visdeploy.spec import Spec
 from visdeploy.train import checkpoint
 from visdeploy.train.crops import OWN_SCALE, large_enough
@@ -210,7 +211,7 @@ def _run_stage(dataset: Dataset, options: TrainOptions, spec: Spec, stage: int, 
         train, val = task.sets(dataset, options.seed + stage)
         task.prepare(train)
         _train(task, train, val, folder, stage)
-    best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    best = read_torch_file(folder / "best.ckpt")["state_dict"]
     net.load_state_dict({name.removeprefix("net."): value for name, value in best.items() if name.startswith("net.")})
     figures: dict[str, float] = json.loads(summary.read_text())
     return figures
@@ -242,6 +243,8 @@ def _train(task: Task, train: Examples, val: Examples, folder: Path, stage: int)
             callbacks.append(EMAWeightAveraging(decay=min(options.ema, max(0.0, 1 - 5 / steps))))
         trainer = lightning.Trainer(max_epochs=options.epochs_of(stage), callbacks=callbacks, **common)
         last = folder / "last.ckpt"
+        if last.is_file():
+            require_whole(last)
         try:
             trainer.fit(task, train_loader, val_loader, ckpt_path=last if last.is_file() else None)
         except SystemExit as error:
