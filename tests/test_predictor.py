@@ -366,6 +366,8 @@ def test_empty_stream_is_empty() -> None:
         ({"images": Path("photo.jpg")}, "images: expected several images, got a single PosixPath"),
         ({"images": b"\xff\xd8"}, "images: expected several images, got a single bytes"),
         ({"images": frames(1)[0]}, "images: expected several images, got a single ndarray"),
+        ({"images": 5}, "images: expected several images, got 5"),
+        ({"images": None}, "images: expected several images, got None"),
     ],
 )
 def test_wrong_argument_is_refused_before_anything_runs(arguments: dict[str, Any], message: str) -> None:
@@ -455,3 +457,10 @@ def test_folder_of_good_and_bad_photos(data_dir: Path, binary_bundle: Path) -> N
         assert (result.masks is None) == (Path(result.source).name in bad)
         if result.masks is not None:
             assert result.masks.to_numpy().shape == result.size
+
+
+@pytest.mark.parametrize("wrong", [{"path": None}, {"path": b"x.vdz"}, {"engine": None}, {"precision": 32}])
+def test_wrong_arguments_of_load_are_named(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(InputError, match=rf"\[load\] {name}: expected "):
+        vd.load(**{"path": "x.vdz", **wrong})

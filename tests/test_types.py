@@ -115,6 +115,12 @@ def test_kaggle_asks_for_the_class_where_none_is_background() -> None:
     assert result.to_kaggle(1) != ""
 
 
+@pytest.mark.parametrize("opacity", [-0.1, 2, float("nan"), "x"])
+def test_an_opacity_that_is_none_is_refused(several: Result, opacity: Any) -> None:
+    with pytest.raises(InputError, match=r"\[plot\] opacity: expected a "):
+        several.plot(opacity)
+
+
 def test_plot_colours_what_was_found_and_nothing_else(several: Result) -> None:
     drawn = several.plot(opacity=1.0).array
     palette = np.array(several.palette)

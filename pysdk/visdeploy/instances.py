@@ -9,17 +9,19 @@ top of the next column is one run in COCO's counts.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from visdeploy import mask
-from visdeploy.errors import InputError
+from visdeploy.kinds import in_kind
 from visdeploy.outlines import Points, as_polygon, trace
 
 Turned = NDArray[np.float32]
+_Distance = Annotated[float, Field(ge=0, le=1e6, description="a distance of 0 to 1e6 pixels")]
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,9 @@ class Instances:
             (P, 2) int32 corners x, y of each: pixel (x, y) is the square from there to (x + 1, y + 1).
 
         Raises:
-            InputError: `epsilon` is negative or not finite.
+            InputError: `epsilon` is no number of 0 to 1e6.
         """
-        if not 0 <= epsilon < np.inf:
-            raise InputError(f"[contours] epsilon: expected a distance of at least 0 pixels, got {epsilon!r}")
+        epsilon = in_kind("contours", "epsilon", _Distance, epsilon)
         found: list[list[Points]] = [[] for _ in self.rle]
         for label in np.unique(self.labels):
             rows = np.flatnonzero(self.labels == label)
@@ -76,7 +77,7 @@ class Instances:
             epsilon: Write `polygons(epsilon)` instead of RLEs. `area` and `bbox` stay those of the pixels.
 
         Raises:
-            InputError: `epsilon` is negative or not finite.
+            InputError: `epsilon` is no number of 0 to 1e6.
         """
         segmentations = [as_text(rle) for rle in self.rle] if epsilon is None else self.polygons(epsilon)
         scores = [{}] * len(self) if self.scores is None else [{"score": score} for score in self.scores.tolist()]
@@ -105,7 +106,7 @@ class Instances:
             epsilon: As in `contours`.
 
         Raises:
-            InputError: `epsilon` is negative or not finite.
+            InputError: `epsilon` is no number of 0 to 1e6.
         """
         return [[as_polygon(outlines)] for outlines in self.contours(epsilon)]
 

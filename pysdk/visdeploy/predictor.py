@@ -21,6 +21,7 @@ from visdeploy.bundle import Bundle
 from visdeploy.engines import Engine, open_engine
 from visdeploy.errors import EngineError, InputError, VisdeployError
 from visdeploy.image import Color, ImageSource, decode, in_folder
+from visdeploy.kinds import check_arguments
 from visdeploy.lanes import in_order
 from visdeploy.mask import Array
 from visdeploy.postprocess import check_shape, find, find_tiled_masks, find_tiled_picture
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     engine: str = "auto",
     device: str = "auto",
@@ -57,6 +58,7 @@ def load(
         A predictor: call it with an image, or use it as a context manager.
 
     Raises:
+        InputError: An argument is wrong.
         BundleError: The bundle is damaged, altered or too new.
         MissingDependencyError: The engine's package is not installed.
         EngineError: The engine refuses the model or the precision.
@@ -65,7 +67,9 @@ def load(
         >>> with load("car.vdz") as model:
         ...     model("car.jpg").plot().save("overlay.png")
     """
-    bundle = Bundle.open(path)
+    given = {"path": path, "engine": engine, "device": device, "precision": precision}
+    check_arguments("load", load, given)
+    bundle = Bundle.open(Path(path))
     opened = open_engine(engine, bundle, device=device, precision=precision, num_threads=num_threads)
     return Predictor(bundle, opened, num_threads)
 

@@ -10,12 +10,14 @@ from visdeploy.errors import InputError
 
 
 def refuse_single(images: object, argument: str) -> None:
-    """Raise InputError for one image where several are expected: its letters or rows would pass for images."""
+    """Raise InputError where several images are expected and one came, whose letters or rows would pass for images."""
     if isinstance(images, str | bytes | os.PathLike) or (isinstance(images, np.ndarray) and images.ndim < 4):
         # os.path, as the path may be one that no file could have.
         named = os.fspath(images) if isinstance(images, str | os.PathLike) else None
         what = "" if named is None or os.path.exists(named) else f", and {named!r} does not exist"  # noqa: PTH110
         raise InputError(f"{argument}: expected several images, got a single {type(images).__name__}{what}")
+    if not hasattr(images, "__iter__") and not hasattr(images, "__getitem__"):
+        raise InputError(f"{argument}: expected several images, got {images!r:.80}")
 
 
 def own(source: Any) -> Any:

@@ -15,6 +15,7 @@ from visdeploy import drawing, mask
 from visdeploy.clean_up import clean
 from visdeploy.errors import InputError, MissingDependencyError, VisdeployError
 from visdeploy.instances import Instances, Probabilities, as_text, split
+from visdeploy.kinds import Share, in_kind
 
 Rle = dict[str, Any]
 
@@ -212,7 +213,11 @@ class Result:
         """Draw what was found over the image: masks of that opacity, boxes with names and scores, or the class.
 
         A restored picture is drawn at the right of the image that it was made of.
+
+        Raises:
+            InputError: `opacity` is no number of 0 to 1.
         """
+        opacity = in_kind("plot", "opacity", Share, opacity)
         found, pixels = self.found, self.image
         assert pixels is not None
         if isinstance(found, Picture):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 from pydantic import Field
 
 from visdeploy.errors import InputError, did_you_mean
-from visdeploy.kinds import Count, Factor, Folder, Fraction, Positive, Seed, Size, Whole, in_kind
+from visdeploy.kinds import Count, Factor, Folder, Fraction, Positive, Seed, Share, Size, Whole, in_kind
 from visdeploy.models.registry import REGISTRY
 from visdeploy.spec import Task
 from visdeploy.train.detection_losses import BoxLoss, ClassLoss
@@ -25,7 +25,6 @@ Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Zooms = Annotated[
     tuple[Zoom, Zoom], Field(strict=False, description="the smallest zoom and the largest, of 0.01 to 100")
 ]
-Share = Annotated[float, Field(ge=0, le=1)]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["one_cycle", "constant", "step"]
 
