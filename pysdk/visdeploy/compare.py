@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ from visdeploy.bundle import Bundle
 from visdeploy.data import Dataset
 from visdeploy.engines import NAMES, installed, load_adapter, reason
 from visdeploy.errors import CheckFailedError, InputError, did_you_mean, requires
-from visdeploy.kinds import Folder, Positive, Seed, in_kind
+from visdeploy.kinds import Folder, Positive, Seed, check_arguments
 from visdeploy.machine import cpu_model
 from visdeploy.metrics import headline
 from visdeploy.precision import PrecisionOptions
@@ -37,26 +37,12 @@ _TIMED_IMAGES = 4
 _STREAM = "stream, batch 1"
 _SHOWN = ("accuracy", "dice", "miou", "iou", "map50", "psnr", "psnr_before", "ssim")
 Say = Callable[[str], None]
-_KINDS: Final[dict[str, Any]] = {
-    "recipes": Annotated[
-        Mapping[str, Mapping[str, Any]],
-        Field(
-            min_length=1, description="fields of TrainOptions by the title of each recipe, such as {'a': {'lr': 1e-3}}"
-        ),
-    ],
-    "out": Folder,
-    "seeds": Annotated[
-        tuple[Seed, ...],
-        Field(strict=False, min_length=1, description="whole numbers of 0 to 4294967295, such as (0, 1)"),
-    ],
-    "cpu_minutes": Positive | None,
-    "target": float | None,
-    "engines": Annotated[
-        tuple[str, ...] | None, Field(strict=False, min_length=1, description=f"some of {', '.join(NAMES)}, or None")
-    ],
-    "precision": str,
-    "duration": Positive,
-}
+Recipes = Annotated[
+    Mapping[str, Mapping[str, Any]],
+    Field(min_length=1, description="fields of TrainOptions by the title of each recipe, such as {'a': {'lr': 1e-3}}"),
+]
+Seeds = Annotated[Sequence[Seed], Field(min_length=1, description="whole numbers of 0 to 4294967295, such as (0, 1)")]
+Engines = Annotated[Sequence[str] | None, Field(min_length=1, description=f"some of {', '.join(NAMES)}, or None")]
 
 
 @dataclass(frozen=True)
@@ -201,15 +187,15 @@ class Comparison:
 
 def compare(
     dataset: Dataset,
-    recipes: Mapping[str, Mapping[str, Any]],
-    out: Path,
+    recipes: Recipes,
+    out: Folder,
     *,
-    seeds: Sequence[int] = (0,),
-    cpu_minutes: float | None = None,
+    seeds: Seeds = (0,),
+    cpu_minutes: Positive | None = None,
     target: float | None = None,
-    engines: Sequence[str] | None = None,
+    engines: Engines = None,
     precision: str = "fp32",
-    duration: float = 1.0,
+    duration: Positive = 1.0,
     progress: Say | None = None,
 ) -> Comparison:
     """Train every recipe from every seed, export, verify and time it; what was trained already is not trained again.
@@ -236,8 +222,8 @@ def compare(
     """
     given: dict[str, Any] = {"recipes": recipes, "out": out, "seeds": seeds, "engines": engines}
     given |= {"cpu_minutes": cpu_minutes, "target": target, "precision": precision, "duration": duration}
-    given = {name: in_kind("compare", name, _KINDS[name], value) for name, value in given.items()}
-    out, seeds, engines = given["out"], tuple(dict.fromkeys(given["seeds"])), given["engines"]
+    out = check_arguments("compare", compare, given)["out"]
+    seeds = tuple(dict.fromkeys(seeds))
     for name in engines or ():
         if name not in NAMES:
             hint = did_you_mean(name, NAMES)

@@ -60,8 +60,8 @@ def in_kind(where: str, name: str, kind: Any, value: object) -> Any:
         raise InputError(f"[{where}] {name}: expected {_expected(kind, error)}, got {value!r:.80}") from error
 
 
-def check_arguments(where: str, call: Callable[..., Any], given: Mapping[str, object]) -> None:
-    """Refuse arguments that are not what a function, or a class, says of them in its annotations.
+def check_arguments(where: str, call: Callable[..., Any], given: Mapping[str, object]) -> dict[str, Any]:
+    """Return arguments as a function, or a class, has them in its annotations.
 
     Raises:
         InputError: An argument is of another kind, or out of bounds; the first is named.
@@ -70,10 +70,8 @@ def check_arguments(where: str, call: Callable[..., Any], given: Mapping[str, ob
     try:
         kinds = get_type_hints(function, include_extras=True)
     except NameError:  # what is imported for type checkers alone
-        return
-    for name, value in given.items():
-        if name in kinds:
-            in_kind(where, name, kinds[name], value)
+        kinds = {}
+    return {name: in_kind(where, name, kinds[name], value) if name in kinds else value for name, value in given.items()}
 
 
 def _expected(kind: Any, error: ValidationError) -> str:
