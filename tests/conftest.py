@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import cuda_arrays
+import tensorrt_standin as standin
 from visdeploy import cli
 from visdeploy.native import _core
 
@@ -163,3 +164,14 @@ def run(monkeypatch, capsys):
         return int(ended.value.code or 0), captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def cudart() -> standin.Cudart:
+    return standin.Cudart()
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt_rtx"])
+def library(request: pytest.FixtureRequest, cudart: standin.Cudart, monkeypatch: pytest.MonkeyPatch) -> str:
+    standin.install(monkeypatch, cudart, rtx=request.param == "tensorrt_rtx")
+    return request.param

@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from visdeploy.engines import Engine as OpenEngine
 from visdeploy.engines import cuda
 
 VERSIONS = {"tensorrt": ("11.4.0", "11.5.0"), "tensorrt_rtx": ("1.7.1", "1.8.0")}
+SMALL, LARGE = (1, 4, 6, 3), (2, 8, 6, 3)
 
 
 class Stream:
@@ -348,3 +351,13 @@ def install(monkeypatch: pytest.MonkeyPatch, cudart: Cudart, *, rtx: bool = Fals
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cudart)  # type: ignore[arg-type]
     monkeypatch.setattr(cuda, "driver_installed", lambda: True)
     return module
+
+
+def images(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def check(engine: OpenEngine, batch: NDArray[np.uint8]) -> None:
+    answer = engine.infer(batch)
+    assert answer.dtype == np.float32
+    np.testing.assert_array_equal(answer, network(batch)[:, :1])
